@@ -1,0 +1,207 @@
+"""`normbench train`: the shell around Hydra. Imports no torch before a run really trains."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from normbench import records, run
+from normbench.cli import COMMANDS
+from normbench.config import ConfigError, load
+from normbench.dataset import DataError
+from normbench.sweep import jobs
+
+CONFIG_MODULE = "pkg://normbench.conf"
+
+
+def register_plugins() -> None:
+    """Hydra finds its plugins with pkgutil, which does not see into `pip install -e`: name ours."""
+    plugins = Plugins.instance()  # first: it scans and imports all plugins that it finds
+    from hydra_plugins.normbench_checked import CheckedSweeper
+
+    plugins.register(CheckedSweeper)
+
+
+def job(cfg: DictConfig) -> run.Outcome:
+    """One run. A plain module-level function, so that any launcher can send it to another process."""
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    if hydra_config.mode == RunMode.RUN:
+        return _single(overrides)
+    outcome = run.run(load(cfg, hydra_config.runtime.choices, overrides), announce=lambda _: None)
+    print(f"{hydra_config.job.num:>4}  {describe(outcome)}  {outcome.folder.name}", flush=True)
+    return outcome
+
+
+class _Stop(BaseException):
+    """Carries an error past Hydra, which would write a line of its own about any Exception."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+def _single(overrides: Sequence[str]) -> run.Outcome:
+    try:
+        planned = jobs.plan(GlobalHydra.instance().config_loader(), overrides)
+        outcome = run.run(planned.jobs[0].config, announce=lambda line: print(line, flush=True))
+    except Exception as error:
+        raise _Stop(error) from error
+    print(describe(outcome))
+    print(_last_line(outcome), flush=True)
+    if outcome.exit_code:
+        sys.exit(outcome.exit_code)
+    return outcome
+
+
+def describe(outcome: run.Outcome) -> str:
+    """What came out, in a few words."""
+    record = outcome.record
+    text = outcome.state if outcome.new else f"{outcome.state} before"
+    if record["test_acc"] is not None:
+        text += f"  test accuracy {record['test_acc']:.4f}  test loss {record['test_loss']:.4f}"
+    elif record["val_acc"] is not None:
+        text += f"  validation accuracy {record['val_acc']:.4f} so far"
+    if record["reason"]:
+        text += f"  ({record['reason']})"
+    return f"{text}  {record['train_s']:.1f} s of training"
+
+
+def _last_line(outcome: run.Outcome) -> str:
+    command = f"normbench train {' '.join(sys.argv[1:])}".strip()
+    following = {
+        "complete": f"normbench report {outcome.folder.parent}",
+        "diverged": f"normbench report {outcome.folder.parent}",
+        "paused": "to go on, the same command without stop_epoch, or with a later one",
+        "interrupted": f"to go on: {command}",
+        "failed": f"the traceback is in {outcome.folder / 'train.log'}; to try again: {command}",
+    }
+    return f"{outcome.state}: {outcome.folder}; next: {following[outcome.state]}"
+
+
+_main = hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=jobs.CONFIG_NAME)(job)
+
+
+def train(args: Sequence[str]) -> int:
+    """Run Hydra on what stands after `normbench train`; the exit code."""
+    args = list(args)
+    if "--dry-run" in args:
+        args = [arg for arg in args if arg not in ("--dry-run", "-m", "--multirun")]
+        args += ["-m", "hydra.sweeper.dry_run=true"]
+    sys.argv = ["normbench train", *args]
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    sys.path.append(os.getcwd())  # a user's own classes may lie where normbench is started
+    _warnings_to_terminal()
+    try:
+        register_plugins()
+        _main()
+    except run.Interrupted as stop:
+        print(f"\n{_last_line(stop.outcome)}", flush=True)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted before a run began", file=sys.stderr)
+        return 130
+    except SystemExit as exit_:
+        return _argparse_code(exit_.code)
+    except _Stop as stop:
+        return _explain(stop.error, full_error)
+    except Exception as error:
+        return _explain(error, full_error)
+    return 0
+
+
+def _explain(error: Exception, full_error: bool) -> int:
+    code = exit_code(error)
+    if code is None or full_error:
+        raise error
+    if str(error):
+        print(f"normbench: {in_words(error)}", file=sys.stderr)
+    return code
+
+
+def _argparse_code(code: Any) -> int:
+    return code if isinstance(code, int) else 0 if code is None else 2
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 bad input, 3 folder in use, 4 damaged data, 1 a failed run; None: a bug, which shows its traceback."""
+    from normbench.sweep.session import SweepFailed
+
+    codes = {
+        records.InUse: 3,
+        DataError: 4,
+        SweepFailed: 1,
+        ConfigError: 2,
+        HydraException: 2,
+        OmegaConfBaseException: 2,
+    }
+    if type(error).__name__ == "Impossible":  # normbench.norm.Impossible; importing it here would import torch
+        return 2
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+
+
+def in_words(error: Exception) -> str:
+    """The part of a message that helps, without Hydra's advice that does not."""
+    options = getattr(error, "options", None)
+    if options:  # norm=foo
+        group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        near = get_close_matches(name, options, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"no {group}={name}{hint}; choose one of: {', '.join(sorted(options))}"
+    text = str(error)
+    sweep = re.search(r"Ambiguous value for argument '(.*?)'", text)
+    if sweep:
+        return f"{sweep[1]} is a list of values; for a sweep add -m, for a decimal number write a point"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{getattr(cause, 'full_key', None) or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
+    unmatched = re.search(r"Could not override '(.*?)'", text)
+    if unmatched:
+        return f"unknown key {unmatched[1]}; `normbench train --cfg job` shows the keys there are"
+    return " ".join(text.replace("Set the environment variable HYDRA_FULL_ERROR=1", "").split())
+
+
+class _TerminalHandler(logging.Handler):
+    """Warnings for the user, without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"normbench: {record.getMessage()}", file=sys.stderr)
+
+
+def _warnings_to_terminal() -> None:
+    log = logging.getLogger("normbench")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not any(isinstance(handler, _TerminalHandler) for handler in log.handlers):
+        log.addHandler(_TerminalHandler(logging.WARNING))
+
+
+def complete(args: Sequence[str]) -> int:
+    """Answer the shell: bash puts the typed line in COMP_LINE and runs `normbench -sc query=bash`."""
+    sys.argv = ["normbench", *args]
+    register_plugins()
+    if any(arg.startswith("query=") for arg in args):
+        typed = re.match(r"\s*\S+\s+(\S*)(\s.*)?$", os.environ.get("COMP_LINE", ""))
+        command, rest = (typed[1], typed[2]) if typed else ("", None)
+        if rest is None:
+            print(" ".join(name for name in COMMANDS if name.startswith(command)))
+            return 0
+        if command != "train":
+            return 0
+        os.environ["COMP_LINE"] = "normbench" + rest
+    _main()
+    return 0

@@ -1,0 +1,104 @@
+"""checkpoint.pt: what is in it, how it is made, how it is read without running any code, and `normbench.load`."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from normbench import build, config, records
+
+if TYPE_CHECKING:
+    from normbench.train import Progress
+
+PROGRESS = ("step", "train_s", "eval_s", "rows")  # plain values of Progress
+
+
+def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_resume: bool) -> bytes:
+    """A sealed checkpoint.
+
+    Args:
+        built: its weights and states are taken.
+        progress: its history goes in, so that a row is never ahead of the weights.
+        facts: plain values to keep beside them.
+        to_resume: with the optimizer and the random state, so that the run can go on bit by bit.
+    """
+    content = {
+        "format_version": records.FORMAT_VERSION,
+        **facts,
+        **{key: getattr(progress, key) for key in PROGRESS},
+        "data_fingerprint": built.data.fingerprint,
+        "input_shape": list(built.data.input_shape),
+        "classes": list(built.data.classes),
+        "model": built.model.state_dict(),
+        "preprocess": built.preprocess.state_dict(),
+    }
+    if to_resume:
+        content |= {
+            "optimizer": built.optimizer.state_dict(),
+            "window": [torch.stack(column).cpu() for column in zip(*progress.window, strict=True)],
+            "rng_cpu": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if built.device.type == "cuda" else [],
+        }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return records.seal(buffer.getvalue())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, verified by its checksum.
+
+    Raises:
+        Damaged: altered, torn, or not a checkpoint of this format.
+    """
+    payload = records.unseal(path)
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what it likes; a stranger's file must not end in a traceback
+        raise records.Damaged(f"{path} is not a valid checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or content.get("format_version") != records.FORMAT_VERSION:
+        raise records.Damaged(f"{path} is not a checkpoint of format_version {records.FORMAT_VERSION}")
+    return content
+
+
+def restore(content: dict[str, Any], built: build.Built, progress: "Progress") -> None:
+    """Put everything back as it was when the checkpoint was packed."""
+    built.model.load_state_dict(content["model"])
+    built.optimizer.load_state_dict(content["optimizer"])
+    for key in PROGRESS:
+        setattr(progress, key, content[key])
+    columns = [column.to(built.device) for column in content["window"]]
+    progress.window = list(zip(*columns, strict=True))  # type: ignore[arg-type]
+    torch.set_rng_state(content["rng_cpu"])
+    if content["rng_cuda"] and built.device.type == "cuda":
+        torch.cuda.set_rng_state_all(content["rng_cuda"])
+
+
+def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
+    """See normbench.load."""
+    folder = Path(folder).expanduser()
+    record = records.read_run(folder)
+    if record["state"] == "diverged":
+        raise records.Damaged(f"{folder} diverged at step {record['diverged_step']}: there is no trained network")
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        raise records.Damaged(f"{path} is missing: the run is {record['state']}, or was made with checkpoint.keep=none")
+    content = read(path)
+    settings = config.from_dict(json.loads(content["config"]))
+    for group in ("preprocess", "norm", "model"):
+        target = getattr(settings, group)["_target_"]
+        if not trust_code and not target.startswith(("normbench.", "torch.nn.")):
+            raise PermissionError(
+                f"{folder} needs code of its own, {target}; if you trust it: normbench.load(folder, trust_code=True)"
+            )
+    preprocess = build.part("preprocess", settings.preprocess)
+    for name, value in content["preprocess"].items():
+        preprocess.register_buffer(name, value)
+    images = torch.zeros(2, *content["input_shape"], dtype=torch.uint8)
+    network: Any = build.network(settings, preprocess, images, len(content["classes"]))
+    network.load_state_dict(content["model"])
+    network.classes = tuple(content["classes"])
+    network.preprocess = preprocess.forward  # the method, not the module: it is no part of the network
+    return network.eval()

@@ -1,0 +1,260 @@
+"""RunConfig: what a run is, its types and ranges, read strictly; run_id: the name of a run, made from what it is."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+GROUPS = ("dataset", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
+
+# Raised with every change under CHANGELOG's heading "Results": runs made before then are other runs.
+RESULTS_VERSION = 1
+
+# What must not change the conclusion; recorded in run.json, but not part of a run's identity.
+NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "stop_epoch", "dataset.root")
+
+
+class ConfigError(ValueError):
+    """Something the user typed can't be: says what must hold, what was given, what to type instead."""
+
+
+@dataclass
+class Eval:
+    every_steps: int | None = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
+class Checkpoint:
+    every_s: float = MISSING
+    keep: str = MISSING
+
+
+@dataclass
+class RunConfig:
+    """One run, resolved. The parts (GROUPS) are `name`, `_target_` and the settings of their class."""
+
+    dataset: dict[str, Any] = MISSING
+    preprocess: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    norm: dict[str, Any] = MISSING
+    loss: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    clip: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    name: str = MISSING
+    seed: int = MISSING
+    data_seed: int = MISSING
+    val_fraction: float = MISSING
+    epochs: int = MISSING
+    stop_epoch: int | None = MISSING
+    batch_size: int = MISSING
+    eval: Eval = MISSING
+    device: str = MISSING
+    threads: int = MISSING
+    checkpoint: Checkpoint = MISSING
+    out: str = MISSING
+    progress: bool = MISSING
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out).expanduser() / self.name / run_id(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_WHOLE, _SEED = "a whole number >= 1", "a whole number from 0 to 4294967295"
+_RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {  # key: what must hold, in words, what to type
+    "name": (lambda v: bool(re.fullmatch(r"[\w.+-]{1,64}", v)) and v.strip(".") != "", "letters, digits and _ . + -", "runs"),
+    "seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
+    "data_seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
+    "val_fraction": (lambda v: 0 < v < 1, "a number between 0 and 1", "0.1"),
+    "epochs": (lambda v: 1 <= v <= 10**6, _WHOLE, "5"),
+    "stop_epoch": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1"),
+    "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
+    "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
+    "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
+    "device": (lambda v: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", v)), "auto, cpu, cuda or cuda:N", "auto"),
+    "threads": (lambda v: 1 <= v <= (os.cpu_count() or 1), f"a whole number from 1 to {os.cpu_count()}", "1"),
+    "checkpoint.every_s": (lambda v: v >= 0 and math.isfinite(v), "a number of seconds >= 0", "10"),
+    "checkpoint.keep": (lambda v: v in ("all", "weights", "none"), "all, weights or none", "all"),
+    "out": (lambda v: v.strip() != "" and "\0" not in v, "a folder", "results"),
+}  # fmt: skip
+
+
+def load(cfg: DictConfig, choices: Mapping[str, str] = {}, overrides: Iterable[str] = ()) -> RunConfig:
+    """The composed config as a RunConfig.
+
+    Args:
+        cfg: the composed config, without Hydra's own node.
+        choices: chosen file of each group; the name of a part whose file gives none.
+        overrides: what was typed; a changed `_target_` without a `name` takes the class's name.
+
+    Raises:
+        ConfigError: unknown or missing keys, wrong types, numbers that are not finite or out of range.
+    """
+    _refuse_unknown(cfg)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            values = " ".join(f"{key}=VALUE" for key in missing)
+            raise ConfigError(f"{' and '.join(missing)} must be given; type {values}")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from None
+    assert isinstance(config, RunConfig)
+    _check_ranges(config)
+    changed = {text.lstrip("+").partition("=")[0] for text in overrides}
+    for group in GROUPS:
+        _name_part(group, getattr(config, group), choices.get(group), changed)
+    return config
+
+
+def _refuse_unknown(cfg: DictConfig) -> None:
+    for key in cfg:
+        if key not in {field.name for field in fields(RunConfig)}:
+            raise ConfigError(unknown_key(str(key), [field.name for field in fields(RunConfig)]))
+    for section, kind in (("eval", Eval), ("checkpoint", Checkpoint)):
+        node = cfg.get(section)
+        known = [field.name for field in fields(kind)]
+        for key in node if isinstance(node, DictConfig) else ():
+            if key not in known:
+                raise ConfigError(unknown_key(f"{section}.{key}", known))
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The words for a key that does not exist, with the nearest one that does."""
+    group, _, last = key.rpartition(".")
+    known = sorted(name for name in known if name != "_target_")
+    near = get_close_matches(last, known, 1)
+    hint = f"did you mean {f'{group}.' if group else ''}{near[0]}? " if near else ""
+    where = group or "the top level"
+    return f"unknown key {key}; {hint}{where} has: {', '.join(known) or 'no keys'}"
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    key = error.full_key or ""
+    text = str(error).splitlines()[0]
+    if key in _RANGES:
+        value = re.search(r"[Vv]alue '?(.*?)'?( of type .*| is not|$)", text)
+        given = f", got {value[1]!r}" if value and value[1] else ""
+        return f"{key} must be {_RANGES[key][1]}{given}; try {key}={_RANGES[key][2]}"
+    return f"{key}: {text}" if key else text
+
+
+def _check_ranges(config: RunConfig) -> None:
+    for key, (holds, words, example) in _RANGES.items():
+        value = config
+        for word in key.split("."):
+            value = getattr(value, word)
+        if not holds(value):
+            raise ConfigError(f"{key} must be {words}, got {value!r}; try {key}={example}")
+    if config.stop_epoch is not None and config.stop_epoch > config.epochs:
+        raise ConfigError(f"stop_epoch must be at most epochs={config.epochs}, got {config.stop_epoch}")
+    for group in GROUPS:
+        for key, value in getattr(config, group).items():
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, dict | list):
+                    raise ConfigError(f"{group}.{key} must be a number, text, true or false, or a flat list of them")
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ConfigError(f"{group}.{key} must be finite, got {number}")
+
+
+def _name_part(group: str, part: dict[str, Any], choice: str | None, changed: set[str]) -> None:
+    """Give the part its name: the word for it in run_id and in every table."""
+    target = part.get("_target_")
+    if not isinstance(target, str) or not target:
+        raise ConfigError(f"{group}._target_ must be the path of a class, got {target!r}; try {group}._target_=package.Class")
+    if f"{group}._target_" in changed and f"{group}.name" not in changed:
+        part["name"] = target.rpartition(".")[2]
+    part.setdefault("name", choice or target.rpartition(".")[2])
+    if not re.fullmatch(r"[\w.+-]{1,64}", str(part["name"])):
+        raise ConfigError(f"{group}.name must be letters, digits and _ . + -, got {part['name']!r}; try {group}.name=mine")
+
+
+def check_parts(config: RunConfig, defaults: DictConfig) -> None:
+    """Compare the types of the parts' settings with those of the chosen files' values.
+
+    Raises:
+        ConfigError: text where a number belongs, and the like.
+    """
+    for group in GROUPS:
+        chosen = defaults.get(group)
+        for key, value in getattr(config, group).items():
+            default = chosen.get(key) if isinstance(chosen, DictConfig) and not OmegaConf.is_missing(chosen, key) else None
+            default = OmegaConf.to_container(default) if OmegaConf.is_list(default) else default
+            words = _wrong_type(value, default)
+            if words:
+                raise ConfigError(f"{group}.{key} must be {words}, got {value!r}; try {group}.{key}={_show(default)}")
+
+
+def _wrong_type(value: Any, default: Any) -> str | None:
+    """In words, the type that `value` must have where a file says `default`, or None if it has it."""
+    if default is None or value == default:
+        return None
+    if isinstance(default, list):
+        wrong = not isinstance(value, list) or any(default and _wrong_type(v, default[0]) for v in value)
+        return "a list like the default" if wrong else None
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if isinstance(default, float):
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    return None if isinstance(value, str | bool) else "a word"
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)
+
+
+# --------------------------------------------------------------------------------------------------- identity
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """What makes a run this run, as canonical text: equal for equal settings, however they were typed."""
+    settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    settings["dataset"] = {k: v for k, v in settings["dataset"].items() if f"dataset.{k}" not in NOT_IDENTITY}
+    return json.dumps(_numbers_as_floats(settings), sort_keys=True)
+
+
+def _numbers_as_floats(value: Any) -> Any:
+    """1 and 1.0 are the same setting."""
+    if isinstance(value, Mapping):
+        return {key: _numbers_as_floats(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers_as_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def run_id(config: RunConfig) -> str:
+    """`<model>-<norm>-<optimizer>-s<seed>-<12 hex digits of the identity's sha256>`."""
+    text = f"{RESULTS_VERSION} {identity(config.to_dict())}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{config.model['name']}-{config.norm['name']}-{config.optimizer['name']}-s{config.seed}-{digest}"
+
+
+def from_dict(settings: Mapping[str, Any]) -> RunConfig:
+    """The RunConfig that a run folder stores.
+
+    Raises:
+        ConfigError: not such a config, or an interpolation in it (a stranger's folder must not read this machine).
+    """
+    if "${" in json.dumps(settings):
+        raise ConfigError("a stored config holds plain values only, this one has an interpolation ${...}")
+    return load(OmegaConf.create(dict(settings)))
+
+
+def to_yaml(config: RunConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))

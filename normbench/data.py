@@ -1,0 +1,89 @@
+"""`normbench data NAME`: fetch a data set if it is not here, verify it, and say what it holds."""
+
+import difflib
+import logging
+import sys
+import time
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from normbench.dataset import Data
+
+USAGE = """\
+usage: normbench data NAME [dataset.KEY=VALUE ...]
+
+Fetch a data set if it is not on this machine, verify it, and say what it holds and where it lies.
+
+  normbench data fashion_mnist
+  normbench data fashion_mnist dataset.root=~/data
+  normbench data imagefolder dataset.name=flowers dataset.root=~/flowers dataset.size=32
+"""
+
+
+def main(args: list[str]) -> int:
+    """Exit code: 0 done; 2 an unknown name or setting; 4 the data are missing, damaged or cannot be fetched."""
+    if not args or args[0] in ("-h", "--help"):
+        print(f"{USAGE}\nNAME: {', '.join(_choices())}")
+        return 0 if args else 2
+    name, *overrides = args
+    if name not in _choices():
+        near = difflib.get_close_matches(name, _choices(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return _refuse(f"NAME must be one of {', '.join(_choices())}; it is {name!r}{hint}", 2)
+
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from normbench import build
+    from normbench.dataset import DataError
+
+    handler = logging.StreamHandler(sys.stdout)  # the data sets log where they found what
+    log = logging.getLogger("normbench")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        start = time.perf_counter()
+        data = build.dataset(_config(name, overrides)).load()
+        seconds = time.perf_counter() - start
+    except DataError as error:
+        return _refuse(str(error), 4)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return _refuse(str(error), 2)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    print(describe(name, data, seconds))
+    return 0
+
+
+def describe(name: str, data: "Data", seconds: float) -> str:
+    shape = "x".join(map(str, data.train_images.shape[1:]))
+    size_mb = (data.train_images.nbytes + data.test_images.nbytes) / 1e6
+    classes = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
+    return (
+        f"{name}: {len(data.train_images):,} training and {len(data.test_images):,} test images, "
+        f"{shape} uint8, {size_mb:,.1f} MB\n"
+        f"  {len(data.classes)} classes: {classes}\n"
+        f"  fingerprint {data.fingerprint[:12]}, loaded and verified in {seconds:.2f} s"
+    )
+
+
+def _choices() -> list[str]:
+    folder = resources.files("normbench.conf") / "dataset"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def _config(name: str, overrides: list[str]) -> "DictConfig":
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("normbench.conf", version_base="1.3"):
+        return compose("train", overrides=[f"dataset={name}", *overrides]).dataset
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"normbench data: {message}", file=sys.stderr)
+    return code

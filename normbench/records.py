@@ -1,0 +1,274 @@
+"""The run folder: every byte in it is written whole and read strictly. Never imports torch.
+
+config.yaml    the resolved config
+run.json       what the run is, how far it came and how it ended; the commit mark, written last
+metrics.csv    one row an evaluation (METRICS)
+checkpoint.pt  weights, optimizer and metric history, sealed with a checksum
+train.log      the log
+.lock          held (flock) by the process that writes here
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+STATES = ("running", "complete", "paused", "diverged", "failed", "interrupted", "skipped")
+DONE = ("complete", "diverged")  # nothing is left to train
+METRICS = (
+    "step", "examples", "epoch", "train_s", "lr", "train_loss", "train_acc", "train_eval_loss", "train_eval_acc",
+    "val_loss", "val_acc", "grad_norm_mean", "grad_norm_max", "clip_frac",
+)  # fmt: skip
+COUNTS = ("step", "examples")  # whole numbers; every other column is a float, empty where it was not measured
+HEAD = (
+    "run_id", "name", "state", "model", "norm", "optimizer", "clip", "dataset", "seed",
+    "test_loss", "test_acc", "val_loss", "val_acc", "train_s",
+)  # fmt: skip
+
+
+class Damaged(ValueError):
+    """A file is missing, torn, altered or of another format; the message names it and says why."""
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step: after a crash there is the old whole file or the new whole file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, survives a power cut
+    finally:
+        os.close(folder)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def metrics_csv(rows: Sequence[Mapping[str, float | None]]) -> bytes:
+    """The rows as CSV: shortest decimals that give back the same float, empty where nothing was measured."""
+    lines = [",".join(METRICS)]
+    for row in rows:
+        assert set(row) == set(METRICS), f"a metrics row must have exactly {METRICS}"
+        lines.append(",".join("" if row[key] is None else repr(row[key]) for key in METRICS))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def run_json(record: Mapping[str, Any]) -> bytes:
+    missing = [key for key in HEAD if key not in record]
+    assert not missing, f"run.json lacks {missing}"
+    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
+
+
+# A checkpoint is a zip file (torch.save's format). Its checksum travels inside it as the zip's comment, so that
+# file and checksum can never come from two different moments, and `torch.load` still reads the file as it is.
+_SEAL = b"sha256:"
+_SEAL_SIZE = len(_SEAL) + 64
+
+
+def seal(payload: bytes) -> bytes:
+    """Append the payload's sha256 as the comment of the zip file that `payload` is."""
+    assert payload[-2:] == b"\0\0", "a zip file without a comment ends in a zero comment length"
+    return payload[:-2] + _SEAL_SIZE.to_bytes(2, "little") + _SEAL + sha256(payload).encode()
+
+
+def unseal(path: Path) -> bytes:
+    """The payload of a sealed file.
+
+    Raises:
+        Damaged: no seal, or the content is not what was sealed.
+    """
+    data = path.read_bytes()
+    payload, comment = data[: -_SEAL_SIZE - 2] + b"\0\0", data[-_SEAL_SIZE:]
+    if not comment.startswith(_SEAL):
+        raise Damaged(f"{path} is damaged: it does not end in its checksum ({len(data):,} bytes)")
+    expected, found = comment[len(_SEAL) :].decode("ascii", "replace"), sha256(payload)
+    if data[-_SEAL_SIZE - 2 : -_SEAL_SIZE] != _SEAL_SIZE.to_bytes(2, "little") or expected != found:
+        raise Damaged(f"{path} is damaged: its sha256 is {found[:12]}, {expected[:12]} was written")
+    return payload
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The folder's run.json.
+
+    Raises:
+        Damaged: missing, torn, of a newer format, or its state is unknown.
+    """
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from None
+    if not isinstance(record, dict):
+        raise Damaged(f"{path} is damaged: it must hold an object")
+    version = record.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        hint = "; it was written by a newer normbench: upgrade" if newer else ""
+        raise Damaged(f"{path}: format_version must be {FORMAT_VERSION}, it is {version!r}{hint}")
+    missing = [key for key in HEAD if key not in record]
+    if missing or record["state"] not in STATES:
+        raise Damaged(f"{path} is damaged: " + (f"no {', '.join(missing)}" if missing else f"state {record['state']!r}"))
+    return record
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a metrics.csv; counts are ints, empty cells None.
+
+    Raises:
+        Damaged: not exactly one header, a torn or malformed row, or steps that do not grow.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except UnicodeDecodeError:
+        raise Damaged(f"{path} is damaged: not UTF-8 text") from None
+    header, _, body = text.partition("\n")
+    if header.split(",") != list(METRICS):
+        raise Damaged(f"{path} is damaged: line 1 must be {','.join(METRICS)}")
+    if body and not body.endswith("\n"):
+        raise Damaged(f"{path} is damaged: its last line is torn")
+    rows: list[dict[str, float | None]] = []
+    for number, cells in enumerate(csv.reader(io.StringIO(body)), 2):
+        row = _parse_row(cells)
+        if row is None:
+            raise Damaged(f"{path} is damaged: line {number} is {','.join(cells)!r}")
+        if rows and not row["step"] > rows[-1]["step"]:  # type: ignore[operator]
+            raise Damaged(f"{path} is damaged: line {number} repeats or goes back to step {row['step']}")
+        rows.append(row)
+    return rows
+
+
+def _parse_row(cells: list[str]) -> dict[str, float | None] | None:
+    if len(cells) != len(METRICS) or cells[0] == "" or cells[1] == "":
+        return None
+    try:
+        return {k: None if c == "" else int(c) if k in COUNTS else float(c) for k, c in zip(METRICS, cells, strict=True)}
+    except ValueError:
+        return None
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """run.json, after comparing every file that it lists with its checksum.
+
+    Raises:
+        Damaged: run.json, or the first file that is missing or altered.
+    """
+    record = read_run(folder)
+    for name, expected in sorted(record.get("files", {}).items()):
+        path = Path(folder) / name
+        if not path.is_file():
+            raise Damaged(f"{path} is missing")
+        found = sha256(path.read_bytes())
+        if found != expected:
+            raise Damaged(f"{path} is damaged: its sha256 is {found[:12]}, run.json says {expected[:12]}")
+    return record
+
+
+def state_now(folder: Path, record: Mapping[str, Any]) -> str:
+    """The state as of now: a run that says `running` but that no process holds was interrupted."""
+    state = record["state"]
+    return "interrupted" if state == "running" and not Lock.is_held(folder) else state
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """Every run folder at or below `root`, sorted: folders that hold a run.json, or the lock of a run that began."""
+    root = Path(root)
+    for path, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "run.json" in files or (".lock" in files and "config.yaml" in files):
+            folders.clear()
+            yield Path(path)
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no NaN: a number that is not finite is stored as null (the state says why)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+# ---------------------------------------------------------------------------------------------------- locking
+
+
+class InUse(RuntimeError):
+    """Another process writes to this run folder."""
+
+
+class Lock:
+    """Exclusive right to write to a run folder, for as long as the process lives.
+
+    The kernel drops an flock when its process ends, however it ends, so a killed run never blocks the next.
+
+    Raises:
+        InUse: another process holds it; the message says which, where and since when.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / ".lock"
+
+    def __enter__(self) -> "Lock":
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+")
+        for attempt in range(5):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt < 4:  # somebody's is_held() may hold it for an instant
+                    time.sleep(0.02)
+        else:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise InUse(f"{self.path.parent} is in use by {holder}; wait for it, or use another out=FOLDER")
+        self._file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        self._file.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @staticmethod
+    def is_held(folder: Path) -> bool:
+        import fcntl
+
+        try:
+            with open(Path(folder) / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False

@@ -1,0 +1,412 @@
+"""One run: is it done, lock, resume, train, record, final state. What it prints and returns is an Outcome."""
+
+import contextlib
+import io
+import json
+import logging
+import platform
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from normbench import __version__, build, records, streams
+from normbench.config import RESULTS_VERSION, ConfigError, RunConfig, identity, to_yaml
+from normbench.dataset import DataError
+
+log = logging.getLogger("normbench")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `new`: it was trained (at least in part) by this call."""
+
+    state: str
+    folder: Path
+    record: dict[str, Any]
+    new: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.state == "failed" else 0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run, and all is recorded."""
+
+    def __init__(self, outcome: Outcome, signum: int):
+        super().__init__(f"signal {signum}")
+        self.outcome, self.exit_code = outcome, 128 + signum
+
+
+def finished(config: RunConfig) -> Outcome | None:
+    """The outcome of an earlier, whole and undamaged run of this config, or None if there is something left to do.
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        DataError: it was made from other data of the same name.
+    """
+    folder = config.folder
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        record = records.verify(folder)
+    except records.Damaged as error:
+        log.warning("%s; making it again", error)
+        return None
+    if identity(record["config"]) != identity(config.to_dict()):
+        raise ConfigError(f"{folder} holds a run of another config: move it away, or use another out=FOLDER")
+    stop = config.stop_epoch
+    paused = record["state"] == "paused" and stop is not None and record["epochs_done"] >= stop
+    if record["state"] not in records.DONE and not paused:
+        return None
+    _refuse_other_data(config, record["data_fingerprint"], build.dataset(config.dataset).fingerprint(), folder)
+    return Outcome(record["state"], folder, record, new=False)
+
+
+def _refuse_other_data(config: RunConfig, before: str, now: str, folder: Path) -> None:
+    if before != now:
+        raise DataError(
+            f"{folder} was made from other data: dataset={config.dataset['name']} had the fingerprint {before[:12]}, "
+            f"now it is {now[:12]}; give the changed data another dataset.name, or use another out=FOLDER"
+        )
+
+
+def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = True) -> Outcome:
+    """Train to the end (or to stop_epoch), from where an earlier process left off.
+
+    Args:
+        config: the run.
+        announce: gets one line for the user when training starts.
+        bar: show a progress bar where the output is a terminal and config.progress is set.
+
+    Returns:
+        The outcome; a run that fails in training is an outcome, too (state `failed`, traceback in train.log).
+
+    Raises:
+        ConfigError, Impossible, DataError: before anything is written.
+        normbench.records.InUse: another process trains this run.
+        Interrupted: by Ctrl-C or SIGTERM, after recording the state.
+    """
+    before = finished(config)
+    if before:
+        return before
+    streams.set_determinism(config.threads)
+    built = build.build(config)
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        lock = records.Lock(config.folder).__enter__()
+    except OSError as error:
+        raise ConfigError(f"out={config.out}: {error.strerror or error}: {config.folder}; try another out=FOLDER") from None
+    with lock, _logging_to(config.folder / "train.log"):
+        return Attempt(config, built).run(announce, bar and config.progress)
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Attempt:
+    """One attempt at a run, under its lock: all that is written goes through here."""
+
+    def __init__(self, config: RunConfig, built: build.Built):
+        from normbench.train import Progress
+
+        self.config, self.built, self.folder = config, built, config.folder
+        self.progress = Progress()
+        self.total_steps = config.epochs * built.steps_per_epoch
+        self.stop_step = (config.stop_epoch or config.epochs) * built.steps_per_epoch
+        self.eval_every = config.eval.every_steps or built.steps_per_epoch
+        self.signum: int | None = None
+        self.should_stop: Callable[[], bool] = lambda: self.signum is not None  # asked after every step
+        self.saved_at = time.monotonic()
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+
+    # ------------------------------------------------------------------------------------------------- course
+
+    def run(self, announce: Callable[[str], None], bar: bool) -> Outcome:
+        self.restore()
+        try:
+            records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
+            self.commit("running")
+            announce(self.headline())
+            with self.signals():
+                for row in self.rows(bar):
+                    log.info("step %d: %s", row["step"], " ".join(f"{k}={v:.4g}" for k, v in row.items() if v is not None))
+                    self.save_now_and_then()
+                return self.finish()
+        except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved
+            outcome = self.commit("interrupted")
+            raise Interrupted(outcome, self.signum or signal.SIGINT) from error
+        except Exception as error:
+            log.error("%s", traceback.format_exc())
+            return self.commit("failed", reason=_in_words(error, self.folder))
+
+    def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
+        """Train; the rows as they are measured."""
+        from normbench.train import train
+
+        built = self.built
+        if not self.progress.rows:
+            built.norm.start(built.model, built.preprocess(built.data.train[0][: self.config.batch_size]))
+        return train(
+            built.model,
+            self.batches(bar),
+            built.loss_fn,
+            built.optimizer,
+            built.clip,
+            built.schedule,
+            self.measure,
+            self.progress,
+            total_steps=self.total_steps,
+            steps_per_epoch=built.steps_per_epoch,
+            eval_every=self.eval_every,
+        )
+
+    def batches(self, bar: bool) -> Iterator[tuple]:
+        """Batches from where the run stands to where it is to stop; a signal ends them early."""
+        import torch
+        from tqdm import tqdm
+
+        images, labels = self.built.data.train
+        size, per_epoch = self.config.batch_size, self.built.steps_per_epoch
+        order = None
+        steps = range(self.progress.step, self.stop_step)
+        shown = tqdm(
+            steps, desc=self.folder.name, unit="step", initial=steps.start, total=self.total_steps, leave=False,
+            disable=None if bar else True,
+        )  # fmt: skip
+        for step in shown:
+            epoch, position = divmod(step, per_epoch)
+            if order is None or position == 0:
+                order = streams.order(self.config.seed, epoch, len(labels)).to(self.built.device)
+            if position == 0:
+                torch.manual_seed(streams.derive(self.config.seed, "dropout", epoch))
+            index = order[position * size : (position + 1) * size]
+            yield self.built.preprocess(images.index_select(0, index)), labels.index_select(0, index)
+            if self.should_stop():
+                return
+
+    def measure(self) -> dict[str, float]:
+        train_loss, train_acc = self.evaluate(self.built.data.train_eval)
+        val_loss, val_acc = self.evaluate(self.built.data.val)
+        return {"train_eval_loss": train_loss, "train_eval_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
+
+    def evaluate(self, part: tuple) -> tuple[float, float]:
+        from normbench.train import evaluate
+
+        built = self.built
+        return evaluate(built.model, built.preprocess, built.loss_fn, *part, batch_size=self.config.eval.batch_size)
+
+    def finish(self) -> Outcome:
+        progress = self.progress
+        if progress.diverged_step is not None:
+            reason = f"loss, gradient or weights stopped being finite at step {progress.diverged_step}"
+            log.info("diverged: %s", reason)
+            self.save(keep="none")
+            return self.commit("diverged", reason=reason, val_loss=None, val_acc=None)
+        if progress.step < self.total_steps:
+            self.save()
+            outcome = self.commit("paused" if self.signum is None else "interrupted")
+            if self.signum is not None:
+                raise Interrupted(outcome, self.signum)
+            return outcome
+        test_loss, test_acc = self.evaluate(self.built.data.test)
+        self.save(self.config.checkpoint.keep)
+        log.info("complete: test_loss=%.6g test_acc=%.6g", test_loss, test_acc)
+        return self.commit("complete", test_loss=records.finite_or_none(test_loss), test_acc=test_acc)
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM ends the run after its step; the second at once."""
+
+        def stop(signum, _frame):
+            if self.signum is not None:
+                raise KeyboardInterrupt
+            self.signum = signum
+
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    # ----------------------------------------------------------------------------------------------- checkpoint
+
+    def save(self, keep: str = "all") -> None:
+        """Write the checkpoint, or remove it if nothing of it is to be kept."""
+        from normbench import checkpoint
+
+        path = self.folder / "checkpoint.pt"
+        if keep == "none":
+            path.unlink(missing_ok=True)
+            return
+        facts = {
+            "run_id": self.folder.name,
+            "config": json.dumps(self.config.to_dict()),
+            "environment": self.environment(),
+        }
+        records.write(path, checkpoint.pack(self.built, self.progress, facts, to_resume=keep == "all"))
+        self.saved_at = time.monotonic()
+
+    def save_now_and_then(self) -> None:
+        if self.progress.step < self.stop_step and time.monotonic() - self.saved_at >= self.config.checkpoint.every_s:
+            self.save()
+            self.commit("running")
+
+    def restore(self) -> None:
+        """Take up what an earlier attempt saved; a damaged checkpoint is moved aside and the run starts again."""
+        from normbench import checkpoint
+
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            content = checkpoint.read(path)
+        except records.Damaged as error:
+            aside = path.with_name("checkpoint.pt.damaged")
+            path.replace(aside)
+            log.warning("%s; moved to %s, the run starts again", error, aside.name)
+            return
+        _refuse_other_data(self.config, content["data_fingerprint"], self.built.data.fingerprint, self.folder)
+        if "optimizer" not in content:  # made with checkpoint.keep=weights, then another file was damaged
+            return
+        if content["environment"] != self.environment():
+            log.warning(
+                "resuming with %s what began with %s: the last bits may differ",
+                _words(self.environment()), _words(content["environment"]),
+            )  # fmt: skip
+        checkpoint.restore(content, self.built, self.progress)
+        log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
+
+    # --------------------------------------------------------------------------------------------------- record
+
+    def environment(self) -> dict[str, Any]:
+        """What bits depend on, beside the config."""
+        import torch
+
+        device = self.built.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        return {"torch": torch.__version__, "device": name, "threads": self.config.threads}
+
+    def headline(self) -> str:
+        config, built = self.config, self.built
+        count = sum(p.numel() for p in built.model.parameters())
+        where = f" from step {self.progress.step:,}" if self.progress.step else ""
+        return (
+            f"{config.model['name']} ({count:,} parameters) norm={config.norm['name']} "
+            f"optimizer={config.optimizer['name']} clip={config.clip['name']} on {config.dataset['name']} "
+            f"({len(built.data.train[1]):,} training images), seed {config.seed}: "
+            f"{self.total_steps:,} steps{where} on {built.device}"
+        )
+
+    def commit(self, state: str, **results: Any) -> Outcome:
+        """Write metrics.csv, then run.json: the mark that says what the folder now holds."""
+        records.write(self.folder / "metrics.csv", records.metrics_csv(self.progress.rows))
+        record = self.record(state, **results)
+        names = ["config.yaml", "metrics.csv"]
+        # the checkpoint of a run that goes on is replaced before run.json is, so only an ended one is listed
+        names += ["checkpoint.pt"] if state != "running" and (self.folder / "checkpoint.pt").exists() else []
+        record["files"] = {name: records.sha256((self.folder / name).read_bytes()) for name in names}
+        records.write(self.folder / "run.json", records.run_json(record))
+        return Outcome(state, self.folder, record)
+
+    def record(self, state: str, **results: Any) -> dict[str, Any]:
+        config, built, progress = self.config, self.built, self.progress
+        last = progress.rows[-1] if progress.rows else {}
+        return {
+            **_head(config, state),
+            "val_loss": last.get("val_loss"),
+            "val_acc": last.get("val_acc"),
+            "train_s": progress.train_s,
+            **results,
+            "steps": progress.step,
+            "total_steps": self.total_steps,
+            "epochs": config.epochs,
+            "epochs_done": progress.step // built.steps_per_epoch,
+            "batch_size": config.batch_size,
+            "diverged_step": progress.diverged_step,
+            "eval_s": progress.eval_s,
+            "n_params": sum(p.numel() for p in built.model.parameters()),
+            "n_train": len(built.data.train[1]),
+            "n_val": len(built.data.val[1]),
+            "n_test": len(built.data.test[1]),
+            "data_fingerprint": built.data.fingerprint,
+            "started_at": self.started_at,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": str(built.device),
+            "environment": self.environment(),
+            **_tail(config),
+        }
+
+
+def _head(config: RunConfig, state: str) -> dict[str, Any]:
+    return {
+        "run_id": config.folder.name,
+        "name": config.name,
+        "state": state,
+        **{group: getattr(config, group)["name"] for group in ("model", "norm", "optimizer", "clip", "dataset")},
+        "seed": config.seed,
+        **dict.fromkeys(("test_loss", "test_acc", "val_loss", "val_acc", "train_s", "reason")),
+    }
+
+
+def _tail(config: RunConfig) -> dict[str, Any]:
+    return {
+        "versions": {"normbench": __version__, "python": platform.python_version()},
+        "git_commit": git_commit(),
+        "results_version": RESULTS_VERSION,
+        "format_version": records.FORMAT_VERSION,
+        "config": config.to_dict(),
+    }
+
+
+def record_skipped(config: RunConfig, reason: str) -> None:
+    """Write down that this cell of a sweep is impossible, and why; a folder that says so already is not touched."""
+    with contextlib.suppress(records.Damaged):
+        if records.read_run(config.folder)["state"] == "skipped":
+            return
+    with records.Lock(config.folder):
+        record = {**_head(config, "skipped"), "reason": reason, "files": {}, **_tail(config)}
+        records.write(config.folder / "run.json", records.run_json(record))
+
+
+def _in_words(error: Exception, folder: Path) -> str:
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"no space left on the disk of {folder}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _words(environment: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in environment.items())
+
+
+@lru_cache
+def git_commit() -> str | None:
+    """The commit of the checkout that normbench runs from, with `-dirty` where files differ from it; None elsewhere."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        tracked = subprocess.run([*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True)
+        if tracked.returncode == 0:
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    return None

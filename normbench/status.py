@@ -1,0 +1,49 @@
+"""`normbench status FOLDER`: what is done, running, broken."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from normbench import records
+
+USAGE = """\
+usage: normbench status [FOLDER ...]        (default: results)
+
+Counts the runs below the folders by state, and names each one that is neither complete nor running, with the reason.
+Every file that a finished run lists is compared with its checksum.
+"""
+
+
+def look(folder: Path) -> tuple[str, dict[str, Any], str]:
+    """(state now, record, reason): state `damaged` and an empty record where the folder can't be trusted."""
+    try:
+        record = records.read_run(folder)
+        state = records.state_now(folder, record)
+        if state != "running":
+            records.verify(folder)
+    except records.Damaged as error:
+        return ("running", {}, "just started") if records.Lock.is_held(folder) else ("damaged", {}, str(error))
+    return state, record, record.get("reason") or ""
+
+
+def main(args: Sequence[str]) -> int:
+    if any(arg in ("-h", "--help") for arg in args):
+        print(USAGE, end="")
+        return 0
+    roots = [Path(arg) for arg in args] or [Path("results")]
+    found = 0
+    for root in roots:
+        runs = [(folder, *look(folder)) for folder in records.find_runs(root)]
+        if not runs:
+            print(f"normbench: no runs under {root} (looked for */run.json); to make one: normbench train", file=sys.stderr)
+            continue
+        found += len(runs)
+        counts = Counter(state for _, state, _, _ in runs)
+        print(f"{root}: {len(runs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+        for folder, state, record, reason in runs:
+            if state != "complete":
+                steps = f" at step {record['steps']} of {record['total_steps']}" if "steps" in record else ""
+                print(f"  {state:<12} {folder.name}{steps}" + (f": {reason}" if reason else ""))
+    return 0 if found else 2

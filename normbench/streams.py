@@ -1,0 +1,65 @@
+"""Every random stream of a run, each derived from (seed, purpose, where): nothing depends on what ran before.
+
+weights    (seed, "weights", path of the layer)
+order      (seed, "order", epoch)
+dropout    (seed, "dropout", epoch)
+split      (data_seed, "split", label)
+"""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+
+def derive(*key: int | str) -> int:
+    """A seed in [0, 2^63) made from the key; different keys give unrelated seeds."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def order(seed: int, epoch: int, count: int):
+    """The order in which an epoch takes the training images: a permutation of 0 .. count - 1, on the CPU."""
+    import torch
+
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def split(labels: npt.NDArray[np.int64], fraction: float, data_seed: int) -> tuple[npt.NDArray, npt.NDArray]:
+    """Indices (train, held out): `fraction` of every class is held out, drawn from data_seed; both in rising order.
+
+    Raises:
+        ValueError: a class has so few images that one part would have none of it.
+    """
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = round(fraction * len(members))
+        if not 0 < count < len(members):
+            raise ValueError(
+                f"val_fraction={fraction} of the {len(members)} training images of class {label} is {count}: "
+                "every class must be in both parts; try val_fraction=0.1 or a larger data set"
+            )
+        rng = np.random.default_rng(derive(data_seed, "split", int(label)))
+        held_out.append(rng.permutation(members)[:count])
+    held = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), held, assume_unique=True), held
+
+
+def set_determinism(threads: int) -> None:
+    """The same config gives the same bits: on one machine, with one torch, and `threads` CPU threads.
+
+    An operation that has no deterministic form warns when it is used. Denormal numbers are flushed to zero:
+    networks without normalization make them, and they are many times slower.
+    """
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+    torch.backends.cudnn.benchmark = False
+    torch.set_flush_denormal(True)

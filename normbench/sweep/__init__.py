@@ -1,0 +1,1 @@
+"""Sweeps: what is asked for, expanded, checked and joined before the first run starts."""

@@ -1,0 +1,71 @@
+"""What a sweep will take: a few steps of every kind of job are timed, nothing is written."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from normbench import build, run, streams
+from normbench.config import GROUPS, RunConfig
+from normbench.sweep.jobs import Job
+
+TIMED_S = 0.3  # of each kind of job
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run: seconds of training and evaluations, bytes that it leaves on the disk."""
+
+    seconds: float
+    bytes: int
+
+
+def table(todo: Sequence[Job]) -> str:
+    """The jobs that would run, one a line, and what they take together, one after another."""
+    costs: dict[str, Cost] = {}
+    lines = []
+    for job in todo:
+        cost = costs.setdefault(kind(job.config), None) or measure(job.config)  # type: ignore[arg-type]
+        costs[kind(job.config)] = cost
+        lines.append(f"  {job.config.folder}  {_duration(cost.seconds)}")
+    seconds = sum(costs[kind(job.config)].seconds for job in todo)
+    megabytes = sum(costs[kind(job.config)].bytes for job in todo) / 1e6
+    total = f"would take about {_duration(seconds)} one after another, and {megabytes:.1f} MB; nothing was started"
+    return "\n".join([*lines, total])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+
+
+def kind(config: RunConfig) -> str:
+    """Jobs of one kind take the same time: they differ only in seeds and numbers of the optimizer and the like."""
+    settings = config.to_dict()
+    same = [settings[group]["_target_"] for group in GROUPS]
+    same += [settings[key] for key in ("model", "dataset", "batch_size", "epochs", "eval", "val_fraction", "device")]
+    return json.dumps(same, sort_keys=True)
+
+
+def measure(config: RunConfig) -> Cost:
+    """Train for a moment and throw the result away."""
+    from normbench import checkpoint
+
+    streams.set_determinism(config.threads)
+    attempt = run.Attempt(config, build.build(config))
+    times: list[float] = []
+
+    def enough() -> bool:
+        times.append(time.perf_counter())
+        return times[-1] - times[0] > TIMED_S
+
+    attempt.should_stop = enough
+    first_eval_s = 0.0
+    for row in attempt.rows(bar=False):
+        first_eval_s = first_eval_s or attempt.progress.eval_s / len(attempt.progress.rows)
+        del row
+    step_s = (times[-1] - times[0]) / max(1, len(times) - 1)
+    evaluations = 2 + attempt.total_steps // attempt.eval_every  # the first row, and the test set
+    size = len(checkpoint.pack(attempt.built, attempt.progress, {}, to_resume=config.checkpoint.keep == "all"))
+    kept = size if config.checkpoint.keep != "none" else 0
+    return Cost(attempt.total_steps * step_s + evaluations * first_eval_s, kept)

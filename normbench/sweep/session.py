@@ -1,0 +1,99 @@
+"""One sweep from the command line: say what will run, run it, say how it went."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from normbench import build, run
+from normbench.config import ConfigError
+from normbench.sweep import estimate, jobs
+
+
+class SweepFailed(Exception):
+    """At least one run of the sweep failed; all of them are named in the summary that was printed."""
+
+    exit_code = 1
+
+
+@dataclass
+class Sorted:
+    """What has to be done: nothing, nothing but to say why not, or training."""
+
+    done: list[run.Outcome] = field(default_factory=list)
+    impossible: list[tuple[jobs.Job, str]] = field(default_factory=list)
+    todo: list[jobs.Job] = field(default_factory=list)
+
+
+def sort_out(planned: jobs.Plan) -> Sorted:
+    """Look for finished runs, and build every other job once, so that nothing starts if anything can't be.
+
+    Raises:
+        ConfigError, DataError: a job that can't be built. All jobs impossible: the first one's reason.
+    """
+    from normbench.norm import Impossible
+
+    result = Sorted()
+    for job in planned.jobs:
+        outcome = run.finished(job.config)
+        if outcome:
+            result.done.append(outcome)
+            continue
+        try:
+            build.build(job.config)
+            result.todo.append(job)
+        except Impossible as error:
+            result.impossible.append((job, str(error)))
+    if result.impossible and not result.todo and not result.done:
+        raise ConfigError(result.impossible[0][1])
+    return result
+
+
+def run_sweep(loader: ConfigLoader, typed: Sequence[str], launcher: Launcher, dry_run: bool) -> Sequence[JobReturn]:
+    """Check everything, then train what is left to train.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        SweepFailed: a run failed; the others were run all the same.
+    """
+    planned = jobs.plan(loader, typed)
+    work = sort_out(planned)
+    joined = f" ({planned.asked} asked for, equal ones joined)" if planned.asked > len(planned.jobs) else ""
+    parts = f"{len(work.done)} done before, {len(work.todo)} to train, {len(work.impossible)} impossible"
+    print(f"{len(planned.jobs)} runs{joined}: {parts}")
+    for job, reason in work.impossible:
+        print(f"  impossible: {' '.join(job.overrides)}: {reason}")
+    if dry_run:
+        print(estimate.table(work.todo))
+        return []
+    for job, reason in work.impossible:
+        run.record_skipped(job.config, reason)
+    started = time.monotonic()
+    returns = launcher.launch([job.overrides for job in work.todo], initial_job_idx=1) if work.todo else []
+    _summarize(work, returns, time.monotonic() - started)
+    return returns
+
+
+def _summarize(work: Sorted, returns: Sequence[JobReturn], seconds: float) -> None:
+    states = Counter(outcome.state for outcome in work.done)
+    states["skipped"] += len(work.impossible)
+    problems = []
+    for job, result in zip(work.todo, returns, strict=True):
+        value = result._return_value
+        if result.status is not JobStatus.COMPLETED:
+            states["not run"] += 1
+            problems.append(f"  not run: {' '.join(job.overrides)}: {value}")
+            continue
+        states[value.state] += 1
+        if value.state == "failed":
+            problems.append(f"  failed: {value.folder}: {value.record['reason']} (traceback in its train.log)")
+    counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    print("\n".join([f"{counts}; {len(returns)} trained now in {seconds:.0f} s", *problems]))
+    folders = sorted({str(o.folder.parent) for o in work.done} | {str(job.config.folder.parent) for job in work.todo})
+    print(f"{'some runs failed' if problems else 'done'}: {' '.join(folders)}; next: normbench report {' '.join(folders)}")
+    if problems:
+        raise SweepFailed
