@@ -1,5 +1,6 @@
 """`normbench train`: the shell around Hydra. Imports no torch before a run really trains."""
 
+import contextlib
 import logging
 import os
 import re
@@ -11,19 +12,21 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from normbench import records, run
 from normbench.cli import COMMANDS
-from normbench.config import ConfigError, load
+from normbench.config import GROUPS, ConfigError, load, unknown_key
 from normbench.dataset import DataError
 from normbench.sweep import jobs
 
 CONFIG_MODULE = "pkg://normbench.conf"
+HYDRA_FLAGS = ("cfg", "info", "package", "config-dir", "config-name", "config-path")  # those that take --flag=value
 
 
 def register_plugins() -> None:
@@ -96,9 +99,16 @@ _main = hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=jo
 def train(args: Sequence[str]) -> int:
     """Run Hydra on what stands after `normbench train`; the exit code."""
     args = list(args)
-    if "--dry-run" in args:
-        args = [arg for arg in args if arg not in ("--dry-run", "-m", "--multirun")]
-        args += ["-m", "hydra.sweeper.dry_run=true"]
+    dry_run, sweep = "--dry-run" in args, any(arg in ("-m", "--multirun") for arg in args)
+    args = [arg for arg in args if arg not in ("--dry-run", "-m", "--multirun")]
+    args += ["hydra.sweeper.dry_run=true"] if dry_run else []
+    if sweep or dry_run:
+        args = ["-m", *map(_for_those_that_have_it, args)]  # argparse wants the flag before the settings
+    for arg in args:
+        dashed = re.match(r"--([\w.]+=.*)", arg)
+        if dashed and dashed[1].partition("=")[0].replace("_", "-") not in HYDRA_FLAGS:
+            print(f"normbench: settings have no dashes: type {dashed[1]} instead of {arg}", file=sys.stderr)
+            return 2
     sys.argv = ["normbench train", *args]
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
@@ -129,6 +139,21 @@ def _explain(error: Exception, full_error: bool) -> int:
     if str(error):
         print(f"normbench: {in_words(error)}", file=sys.stderr)
     return code
+
+
+def _for_those_that_have_it(arg: str) -> str:
+    """In a sweep, `clip.max_norm=1` as a list of one value.
+
+    Hydra sets single values in the config of the whole sweep, where clip=none may stand; a list it leaves to the
+    sweeper, which gives the value to the jobs that have the key.
+    """
+    key, _, value = arg.partition("=")
+    if not value or key.partition(".")[0] not in GROUPS or "." not in key:
+        return arg
+    with contextlib.suppress(HydraException):  # the sweeper says what is wrong with it
+        if not OverridesParser.create().parse_override(arg).is_sweep_override():
+            return f"{key}=choice({value})"
+    return arg
 
 
 def _argparse_code(code: Any) -> int:
@@ -164,12 +189,14 @@ def in_words(error: Exception) -> str:
     sweep = re.search(r"Ambiguous value for argument '(.*?)'", text)
     if sweep:
         return f"{sweep[1]} is a list of values; for a sweep add -m, for a decimal number write a point"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} can't be read; write key=value without blanks, lists in quotes: 'model.hidden=[64,32]'"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        return f"{getattr(cause, 'full_key', None) or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
-    unmatched = re.search(r"Could not override '(.*?)'", text)
-    if unmatched:
-        return f"unknown key {unmatched[1]}; `normbench train --cfg job` shows the keys there are"
+        parent = getattr(cause, "parent_node", None)
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key and isinstance(parent, DictConfig):
+            return unknown_key(cause.full_key, map(str, parent))
+        return f"{cause.full_key or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
     return " ".join(text.replace("Set the environment variable HYDRA_FULL_ERROR=1", "").split())
 
 

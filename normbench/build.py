@@ -49,9 +49,9 @@ def _maker(group: str, target: str) -> Callable[..., Any]:
     try:
         return instantiate({"_target_": target, "_partial_": True}).func
     except (HydraException, ValueError, ImportError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = str(error.__cause__ or " ".join(str(error).split()))
         raise ConfigError(
-            f"{group}._target_={target} can't be imported ({reason}); it must be the path of a class in an installed "
+            f"{group}._target_={target} can't be used: {reason}; it must be the path of a class in an installed "
             "package or in the folder where you start normbench"
         ) from None
 

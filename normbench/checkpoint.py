@@ -57,7 +57,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes; a stranger's file must not end in a traceback
-        raise records.Damaged(f"{path} is not a valid checkpoint: {str(error).splitlines()[0]}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise records.Damaged(f"{path} is not a valid checkpoint: {reason}") from None
     if not isinstance(content, dict) or content.get("format_version") != records.FORMAT_VERSION:
         raise records.Damaged(f"{path} is not a checkpoint of format_version {records.FORMAT_VERSION}")
     return content

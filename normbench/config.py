@@ -88,6 +88,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {  # key: what must
     "threads": (lambda v: 1 <= v <= (os.cpu_count() or 1), f"a whole number from 1 to {os.cpu_count()}", "1"),
     "checkpoint.every_s": (lambda v: v >= 0 and math.isfinite(v), "a number of seconds >= 0", "10"),
     "checkpoint.keep": (lambda v: v in ("all", "weights", "none"), "all, weights or none", "all"),
+    "optimizer.lr": (lambda v: v > 0, "a number > 0", "0.01"),
+    "optimizer.weight_decay": (lambda v: v >= 0, "a number >= 0", "0"),
     "out": (lambda v: v.strip() != "" and "\0" not in v, "a folder", "results"),
 }  # fmt: skip
 
@@ -147,17 +149,19 @@ def _explain(error: OmegaConfBaseException) -> str:
     key = error.full_key or ""
     text = str(error).splitlines()[0]
     if key in _RANGES:
-        value = re.search(r"[Vv]alue '?(.*?)'?( of type .*| is not|$)", text)
-        given = f", got {value[1]!r}" if value and value[1] else ""
+        value = re.search(r"[Vv]alue '(.*?)'", text)
+        given = f", got {value[1]!r}" if value else ", got null" if "None" in text else ""
         return f"{key} must be {_RANGES[key][1]}{given}; try {key}={_RANGES[key][2]}"
     return f"{key}: {text}" if key else text
 
 
 def _check_ranges(config: RunConfig) -> None:
     for key, (holds, words, example) in _RANGES.items():
-        value = config
-        for word in key.split("."):
-            value = getattr(value, word)
+        section, _, last = key.rpartition(".")
+        holder = getattr(config, section) if section else config
+        value = holder.get(last) if isinstance(holder, dict) else getattr(holder, last)
+        if isinstance(holder, dict) and not isinstance(value, int | float):
+            continue  # a class without this setting, or with one of another kind
         if not holds(value):
             raise ConfigError(f"{key} must be {words}, got {value!r}; try {key}={example}")
     if config.stop_epoch is not None and config.stop_epoch > config.epochs:

@@ -5,11 +5,9 @@ import logging
 import sys
 import time
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from normbench.dataset import Data
 
 USAGE = """\
@@ -19,7 +17,7 @@ Fetch a data set if it is not on this machine, verify it, and say what it holds 
 
   normbench data fashion_mnist
   normbench data fashion_mnist dataset.root=~/data
-  normbench data imagefolder dataset.name=flowers dataset.root=~/flowers dataset.size=32
+  normbench data imagefolder dataset.root=~/flowers dataset.size=32
 """
 
 
@@ -34,11 +32,7 @@ def main(args: list[str]) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         return _refuse(f"NAME must be one of {', '.join(_choices())}; it is {name!r}{hint}", 2)
 
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from normbench import build
-    from normbench.dataset import DataError
+    from normbench import app, build
 
     handler = logging.StreamHandler(sys.stdout)  # the data sets log where they found what
     log = logging.getLogger("normbench")
@@ -47,12 +41,13 @@ def main(args: list[str]) -> int:
     log.setLevel(logging.INFO)
     try:
         start = time.perf_counter()
-        data = build.dataset(_config(name, overrides)).load()
+        data = build.dataset(_settings(name, overrides)).load()
         seconds = time.perf_counter() - start
-    except DataError as error:
-        return _refuse(str(error), 4)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return _refuse(str(error), 2)
+    except Exception as error:
+        code = app.exit_code(error)
+        if code is None:
+            raise  # a bug: its traceback helps
+        return _refuse(app.in_words(error), code)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -77,11 +72,27 @@ def _choices() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
-def _config(name: str, overrides: list[str]) -> "DictConfig":
-    from hydra import compose, initialize_config_module
+def _settings(name: str, overrides: list[str]) -> dict[str, Any]:
+    """The group `dataset` of the config, as plain values.
 
+    Raises:
+        ConfigError: a setting that this data set needs is not given.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from normbench.app import register_plugins
+    from normbench.config import ConfigError
+
+    register_plugins()
     with initialize_config_module("normbench.conf", version_base="1.3"):
-        return compose("train", overrides=[f"dataset={name}", *overrides]).dataset
+        config = compose("train", overrides=[f"dataset={name}", *overrides]).dataset
+    if OmegaConf.is_missing(config, "name"):
+        config.name = name  # what tables call it does not matter here
+    missing = [f"dataset.{key}=..." for key in config if OmegaConf.is_missing(config, key)]
+    if missing:
+        raise ConfigError(f"dataset={name} needs {' '.join(missing)}; `normbench data --help` shows an example")
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _refuse(message: str, code: int) -> int:

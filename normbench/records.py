@@ -155,7 +155,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     header, _, body = text.partition("\n")
     if header.split(",") != list(METRICS):
         raise Damaged(f"{path} is damaged: line 1 must be {','.join(METRICS)}")
-    if body and not body.endswith("\n"):
+    if not text.endswith("\n"):
         raise Damaged(f"{path} is damaged: its last line is torn")
     rows: list[dict[str, float | None]] = []
     for number, cells in enumerate(csv.reader(io.StringIO(body)), 2):

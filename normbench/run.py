@@ -99,12 +99,12 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
         return before
     streams.set_determinism(config.threads)
     built = build.build(config)
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        lock = records.Lock(config.folder).__enter__()
-    except OSError as error:
-        raise ConfigError(f"out={config.out}: {error.strerror or error}: {config.folder}; try another out=FOLDER") from None
-    with lock, _logging_to(config.folder / "train.log"):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(records.Lock(config.folder))
+            held.enter_context(_logging_to(config.folder / "train.log"))
+        except OSError as error:
+            raise ConfigError(f"out={config.out}: {error.strerror}: {error.filename}; try another out=FOLDER") from None
         return Attempt(config, built).run(announce, bar and config.progress)
 
 
@@ -307,7 +307,7 @@ class Attempt:
 
         device = self.built.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        return {"torch": torch.__version__, "device": name, "threads": self.config.threads}
+        return {"torch": str(torch.__version__), "device": name, "threads": self.config.threads}
 
     def headline(self) -> str:
         config, built = self.config, self.built

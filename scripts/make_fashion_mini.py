@@ -4,7 +4,8 @@
     python scripts/make_fashion_mini.py
 
 Chosen are each class's first images in the order of sha256(SEED, "choice", split, number in Fashion-MNIST); they are
-stored in the order of sha256(SEED, "order", ...), which mixes the classes evenly: the same with every numpy. The file's bytes, too, are the same with the same zlib.
+stored in the order of sha256(SEED, "order", ...), which mixes the classes evenly: the same with every numpy. The
+file's bytes, too, are the same with the same zlib.
 After a change of SEED or of the sizes, copy the printed checksums into normbench/dataset/fashion_mini.py.
 """
 

@@ -62,11 +62,15 @@ class FashionMNIST:
         contents = {name: _read(folder, name) for name in FILES}
         if folder == DEBIAN:
             self._keep_extracted(contents)
-        train_images, train_labels, test_images, test_labels = (
-            content[16:].reshape(-1, 1, 28, 28) if "images" in name else content[8:].astype(np.int64)
-            for name, content in contents.items()  # idx: a head of 4 bytes plus 4 a dimension, then the values
+        train_images, train_labels, test_images, test_labels = contents.values()
+        return Data(  # idx: a head of 4 bytes plus 4 a dimension, then the values
+            train_images[16:].reshape(-1, 1, 28, 28),
+            train_labels[8:].astype(np.int64),
+            test_images[16:].reshape(-1, 1, 28, 28),
+            test_labels[8:].astype(np.int64),
+            CLASSES,
+            FINGERPRINT,
         )
-        return Data(train_images, train_labels, test_images, test_labels, CLASSES, FINGERPRINT)
 
     def _places(self) -> list[Path]:
         own = [] if self.root is None else [self.root, self.root / "FashionMNIST" / "raw"]
@@ -134,7 +138,7 @@ def _read(folder: Path, name: str) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read ({error}); {_remedy(folder)}") from error
     if content.size != size:
         raise DataError(f"{path} must hold {size:,} bytes extracted, it holds {content.size:,}; {_remedy(folder)}")
-    found = hashlib.sha256(content).hexdigest()
+    found = hashlib.sha256(content.data).hexdigest()
     if found != expected:
         raise DataError(f"{path}: the content's sha256 must be {expected}, it is {found}; {_remedy(folder)}")
     return content

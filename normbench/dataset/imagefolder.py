@@ -1,11 +1,11 @@
-"""Any folder of pictures as a data set: decoded once, kept decoded in the user's cache folder, verified at each load."""
+"""Any folder of pictures as a data set: decoded once, kept so in the user's cache folder, verified at each load."""
 
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +83,11 @@ class ImageFolder:
         data = self._load_cache()
         if data is None:
             with _alone(self._cache.with_suffix(".lock")):  # a second process waits, and finds the first one's
-                data = self._load_cache() or self._decode()
+                data = self._load_cache()
+                if data is None:
+                    if self._cache.exists():
+                        log.warning("%s is damaged: it is moved aside, the pictures are decoded anew", self._cache)
+                    data = self._decode()
         log.info("imagefolder: %s, decoded in %s", self.root, self._cache)
         return data
 
@@ -109,20 +113,14 @@ class ImageFolder:
 
     def _load_cache(self) -> Data | None:
         """None where there is no cache file or a damaged one."""
-        path = self._cache
+        self._listing  # noqa: B018 - its errors are the user's, they are not the cache file's
         try:
-            with open(path, "rb") as file:
+            with open(self._cache, "rb") as file:
                 data = self._data(np.load(file, allow_pickle=False))
                 kept = file.read().decode("ascii", "replace")
-        except FileNotFoundError:
+        except Exception:  # bytes of any kind can stand there, and numpy's reader raises as many kinds
             return None
-        except Exception as error:  # bytes of any kind can stand there, and numpy's reader raises as many kinds
-            log.warning("%s is damaged (%s): the pictures are decoded anew", path, error)
-            return None
-        if data.fingerprint != kept:
-            log.warning("%s is damaged (its checksum differs): the pictures are decoded anew", path)
-            return None
-        return data
+        return data if data.fingerprint == kept else None
 
     def _data(self, images: npt.NDArray[np.uint8]) -> Data:
         classes, train, test = self._listing
@@ -138,14 +136,14 @@ class ImageFolder:
         pictures = [*self._listing.train, *self._listing.test]
         shape = self._read(self.root / pictures[0].path).shape
         images = np.empty((len(pictures), *shape), np.uint8)
-        for image, picture in zip(images, tqdm(pictures, "decoding", disable=None), strict=True):
+        for i, picture in enumerate(tqdm(pictures, "decoding", disable=None)):
             pixels = self._read(self.root / picture.path)
             if pixels.shape != shape:
                 raise DataError(
                     f"{self.root}: all pictures must have one size; {pictures[0].path} is {shape[2]}x{shape[1]} "
                     f"pixels, {picture.path} is {pixels.shape[2]}x{pixels.shape[1]}; dataset.size=32 resizes them all"
                 )
-            image[:] = pixels
+            images[i] = pixels
         data = self._data(images)
         self._keep(images, data.fingerprint)
         return data
@@ -178,7 +176,8 @@ class ImageFolder:
                 file.write(fingerprint.encode())
             os.replace(temporary, self._cache)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             log.warning("every start decodes the pictures anew: %s cannot be written (%s)", self._cache, error)
 
 

@@ -1,0 +1,62 @@
+"""What the tests share.
+
+A test that takes an argument `<group>_settings` (`norm_settings`, `clip_settings`, ...) runs once for every file of
+conf/<group>, with the file's content: a new part is tested without editing a test.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hypothesis import settings
+from omegaconf import OmegaConf
+
+from normbench import config
+from normbench.app import register_plugins
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# the same examples at every run; no folder of its own; a slow machine is no failure
+settings.register_profile("normbench", database=None, deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("normbench")
+
+
+def pytest_generate_tests(metafunc):
+    for argument in metafunc.fixturenames:
+        group = argument.removesuffix("_settings")
+        if argument.endswith("_settings") and (CONF / group).is_dir():
+            paths = sorted((CONF / group).glob("*.yaml"))
+            choices = [{"name": path.stem, **OmegaConf.to_container(OmegaConf.load(path))} for path in paths]
+            metafunc.parametrize(argument, choices, ids=[path.stem for path in paths])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """compose("norm=none", "model.hidden=[8]", ...) -> RunConfig, as `normbench train` would make it."""
+    register_plugins()
+    seen = {}
+
+    def make(*overrides: str) -> config.RunConfig:
+        if overrides not in seen:
+            with initialize_config_module("normbench.conf", version_base="1.3"):
+                cfg = hydra_compose("train", overrides=list(overrides), return_hydra_config=True)
+            choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+            OmegaConf.set_struct(cfg, False)
+            del cfg["hydra"]
+            seen[overrides] = config.load(cfg, choices, overrides)
+        return deepcopy(seen[overrides])
+
+    return make
