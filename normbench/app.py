@@ -32,7 +32,7 @@ HYDRA_FLAGS = ("cfg", "info", "package", "config-dir", "config-name", "config-pa
 def register_plugins() -> None:
     """Hydra finds its plugins with pkgutil, which does not see into `pip install -e`: name ours."""
     plugins = Plugins.instance()  # first: it scans and imports all plugins that it finds
-    from hydra_plugins.normbench_checked import CheckedSweeper
+    from hydra_plugins.normbench_checked import CheckedSweeper  # pyright: ignore[reportMissingImports]
 
     plugins.register(CheckedSweeper)
 
@@ -190,13 +190,13 @@ def in_words(error: Exception) -> str:
     if sweep:
         return f"{sweep[1]} is a list of values; for a sweep add -m, for a decimal number write a point"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} can't be read; write key=value without blanks, lists in quotes: 'model.hidden=[64,32]'"
+        return f"{error.override!r} can't be read; write key=value without blanks, lists in quotes: 'model.hidden=[64]'"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        parent = getattr(cause, "parent_node", None)
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key and isinstance(parent, DictConfig):
-            return unknown_key(cause.full_key, map(str, parent))
-        return f"{cause.full_key or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
+        beside, key = cause.parent_node, cause.full_key
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key and isinstance(beside, DictConfig):
+            return unknown_key(key, map(str, beside))
+        return f"{key or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
     return " ".join(text.replace("Set the environment variable HYDRA_FULL_ERROR=1", "").split())
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
@@ -70,7 +71,7 @@ def _arguments(group: str, settings: Mapping, maker: Callable, args: tuple, runt
         if unknown:
             words = unknown_key(f"{group}.{unknown[0]}", keys)
             remove = " ".join(f"~{group}.{key}" for key in unknown)
-            raise ConfigError(f"{words} ({settings['_target_']}; {remove} leaves it out)")
+            raise ConfigError(f"{words} ({settings['_target_']}); to leave out what it lacks: {remove}")
     try:
         signature.bind(*args, **given, **runtime)
     except TypeError as error:
@@ -147,7 +148,7 @@ def _resident(settings: str, val_fraction: float, data_seed: int, device: str) -
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
-    def take(images, labels, index=slice(None)):
+    def take(images: np.ndarray, labels: np.ndarray, index: np.ndarray | slice = slice(None)):
         return torch.tensor(images[index], device=device), torch.tensor(labels[index], device=device)
 
     return Resident(
@@ -195,7 +196,9 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
                     layer.reset_parameters()  # type: ignore[operator]
     logits = _check_norm(norm, layers, model, x, config.batch_size)
     if logits.shape != (2, num_classes):
-        raise ConfigError(f"model={config.model['name']} must give logits (N, {num_classes}), got {tuple(logits.shape)}")
+        raise ConfigError(
+            f"model={config.model['name']} must give logits (N, {num_classes}), got {tuple(logits.shape)}"
+        )
     return model
 
 

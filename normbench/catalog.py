@@ -16,9 +16,9 @@ groups: {", ".join(GROUPS)}
 
 
 def choices(group: str) -> dict[str, str]:
-    """name -> what it is, of the choices that normbench ships, sorted by name, `none` first."""
+    """Name -> what it is, of the choices that normbench ships, sorted by name, `none` first."""
     folder = files("normbench.conf") / group
-    names = sorted((f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+    names = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
     names.sort(key=lambda name: name != "none")
     return {name: (folder / f"{name}.yaml").read_text().partition("\n")[0].lstrip("# ") for name in names}
 

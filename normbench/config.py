@@ -23,6 +23,9 @@ RESULTS_VERSION = 1
 NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "stop_epoch", "dataset.root")
 
 
+NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
+
+
 class ConfigError(ValueError):
     """Something the user typed can't be: says what must hold, what was given, what to type instead."""
 
@@ -74,8 +77,8 @@ class RunConfig:
 
 
 _WHOLE, _SEED = "a whole number >= 1", "a whole number from 0 to 4294967295"
-_RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {  # key: what must hold, in words, what to type
-    "name": (lambda v: bool(re.fullmatch(r"[\w.+-]{1,64}", v)) and v.strip(".") != "", "letters, digits and _ . + -", "runs"),
+_RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what must hold, in words, what to type
+    "name": (lambda v: re.fullmatch(NAME, v) and v.strip("."), "letters, digits and _ . + -", "runs"),
     "seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "data_seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "val_fraction": (lambda v: 0 < v < 1, "a number between 0 and 1", "0.1"),
@@ -84,7 +87,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str, str]] = {  # key: what must
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
     "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
-    "device": (lambda v: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", v)), "auto, cpu, cuda or cuda:N", "auto"),
+    "device": (lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N", "auto"),
     "threads": (lambda v: 1 <= v <= (os.cpu_count() or 1), f"a whole number from 1 to {os.cpu_count()}", "1"),
     "checkpoint.every_s": (lambda v: v >= 0 and math.isfinite(v), "a number of seconds >= 0", "10"),
     "checkpoint.keep": (lambda v: v in ("all", "weights", "none"), "all, weights or none", "all"),
@@ -179,12 +182,16 @@ def _name_part(group: str, part: dict[str, Any], choice: str | None, changed: se
     """Give the part its name: the word for it in run_id and in every table."""
     target = part.get("_target_")
     if not isinstance(target, str) or not target:
-        raise ConfigError(f"{group}._target_ must be the path of a class, got {target!r}; try {group}._target_=package.Class")
+        raise ConfigError(
+            f"{group}._target_ must be the path of a class, got {target!r}; try {group}._target_=package.Class"
+        )
     if f"{group}._target_" in changed and f"{group}.name" not in changed:
         part["name"] = target.rpartition(".")[2]
     part.setdefault("name", choice or target.rpartition(".")[2])
-    if not re.fullmatch(r"[\w.+-]{1,64}", str(part["name"])):
-        raise ConfigError(f"{group}.name must be letters, digits and _ . + -, got {part['name']!r}; try {group}.name=mine")
+    if not re.fullmatch(NAME, str(part["name"])):
+        raise ConfigError(
+            f"{group}.name must be letters, digits and _ . + -, got {part['name']!r}; try {group}.name=mine"
+        )
 
 
 def check_parts(config: RunConfig, defaults: DictConfig) -> None:
@@ -196,7 +203,9 @@ def check_parts(config: RunConfig, defaults: DictConfig) -> None:
     for group in GROUPS:
         chosen = defaults.get(group)
         for key, value in getattr(config, group).items():
-            default = chosen.get(key) if isinstance(chosen, DictConfig) and not OmegaConf.is_missing(chosen, key) else None
+            default = (
+                chosen.get(key) if isinstance(chosen, DictConfig) and not OmegaConf.is_missing(chosen, key) else None
+            )
             default = OmegaConf.to_container(default) if OmegaConf.is_list(default) else default
             words = _wrong_type(value, default)
             if words:

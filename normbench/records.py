@@ -8,9 +8,7 @@ train.log      the log
 .lock          held (flock) by the process that writes here
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -32,6 +30,9 @@ HEAD = (
     "run_id", "name", "state", "model", "norm", "optimizer", "clip", "dataset", "seed",
     "test_loss", "test_acc", "val_loss", "val_acc", "train_s",
 )  # fmt: skip
+WORDS = ("run_id", "name", "model", "norm", "optimizer", "clip", "dataset")
+NUMBERS = ("test_loss", "test_acc", "val_loss", "val_acc", "train_s")
+COUNTED = ("steps", "total_steps", "epochs_done", "diverged_step", "n_params", "n_train", "n_val", "n_test")
 
 
 class Damaged(ValueError):
@@ -121,19 +122,43 @@ def read_run(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from None
     if not isinstance(record, dict):
         raise Damaged(f"{path} is damaged: it must hold an object")
     version = record.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         hint = "; it was written by a newer normbench: upgrade" if newer else ""
         raise Damaged(f"{path}: format_version must be {FORMAT_VERSION}, it is {version!r}{hint}")
-    missing = [key for key in HEAD if key not in record]
-    if missing or record["state"] not in STATES:
-        raise Damaged(f"{path} is damaged: " + (f"no {', '.join(missing)}" if missing else f"state {record['state']!r}"))
+    problem = _problem(record)
+    if problem:
+        raise Damaged(f"{path} is damaged: {problem}")
     return record
+
+
+def _problem(record: dict[str, Any]) -> str | None:
+    """What is wrong with the parts of run.json that others rely on."""
+    missing = [key for key in HEAD if key not in record]
+    if missing:
+        return f"no {', '.join(missing)}"
+    if record["state"] not in STATES:
+        return f"state is {record['state']!r}"
+    files, config = record.get("files"), record.get("config")
+    wrong = [key for key in WORDS if not isinstance(record[key], str)]
+    wrong += [key for key in NUMBERS if not _is_finite_or_none(record[key])]
+    wrong += [key for key in COUNTED if type(record.get(key)) not in (int, type(None))]
+    wrong += [] if type(record["seed"]) is int else ["seed"]
+    wrong += [] if isinstance(config, dict) else ["config"]
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+        wrong.append("files")
+    elif record["state"] in DONE and "metrics.csv" not in files:
+        return "files does not list the metrics.csv of a finished run"
+    return f"{wrong[0]} is {record.get(wrong[0])!r:.80}" if wrong else None
+
+
+def _is_finite_or_none(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 def _refuse_constant(text: str) -> None:
@@ -158,10 +183,10 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     if not text.endswith("\n"):
         raise Damaged(f"{path} is damaged: its last line is torn")
     rows: list[dict[str, float | None]] = []
-    for number, cells in enumerate(csv.reader(io.StringIO(body)), 2):
-        row = _parse_row(cells)
+    for number, line in enumerate(body.splitlines(), 2):
+        row = _parse_row(line.split(","))
         if row is None:
-            raise Damaged(f"{path} is damaged: line {number} is {','.join(cells)!r}")
+            raise Damaged(f"{path} is damaged: line {number} is {line[:80]!r}")
         if rows and not row["step"] > rows[-1]["step"]:  # type: ignore[operator]
             raise Damaged(f"{path} is damaged: line {number} repeats or goes back to step {row['step']}")
         rows.append(row)
@@ -172,7 +197,9 @@ def _parse_row(cells: list[str]) -> dict[str, float | None] | None:
     if len(cells) != len(METRICS) or cells[0] == "" or cells[1] == "":
         return None
     try:
-        return {k: None if c == "" else int(c) if k in COUNTS else float(c) for k, c in zip(METRICS, cells, strict=True)}
+        return {
+            k: None if c == "" else int(c) if k in COUNTS else float(c) for k, c in zip(METRICS, cells, strict=True)
+        }
     except ValueError:
         return None
 
@@ -184,7 +211,7 @@ def verify(folder: Path) -> dict[str, Any]:
         Damaged: run.json, or the first file that is missing or altered.
     """
     record = read_run(folder)
-    for name, expected in sorted(record.get("files", {}).items()):
+    for name, expected in sorted(record["files"].items()):
         path = Path(folder) / name
         if not path.is_file():
             raise Damaged(f"{path} is missing")
@@ -267,8 +294,8 @@ class Lock:
         try:
             with open(Path(folder) / ".lock") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # no such file, or not ours to read
+            return False
         return False

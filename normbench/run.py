@@ -1,7 +1,6 @@
 """One run: is it done, lock, resume, train, record, final state. What it prints and returns is an Outcome."""
 
 import contextlib
-import io
 import json
 import logging
 import platform
@@ -146,7 +145,7 @@ class Attempt:
             announce(self.headline())
             with self.signals():
                 for row in self.rows(bar):
-                    log.info("step %d: %s", row["step"], " ".join(f"{k}={v:.4g}" for k, v in row.items() if v is not None))
+                    log.info(" ".join(f"{key}={value:.6g}" for key, value in row.items() if value is not None))
                     self.save_now_and_then()
                 return self.finish()
         except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved

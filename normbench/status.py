@@ -37,7 +37,8 @@ def main(args: Sequence[str]) -> int:
     for root in roots:
         runs = [(folder, *look(folder)) for folder in records.find_runs(root)]
         if not runs:
-            print(f"normbench: no runs under {root} (looked for */run.json); to make one: normbench train", file=sys.stderr)
+            message = f"normbench: no runs under {root} (looked for */run.json); to make one: normbench train"
+            print(message, file=sys.stderr)
             continue
         found += len(runs)
         counts = Counter(state for _, state, _, _ in runs)

@@ -60,6 +60,6 @@ def set_determinism(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - costs time, changes no bit
     torch.backends.cudnn.benchmark = False
     torch.set_flush_denormal(True)

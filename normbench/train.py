@@ -93,9 +93,7 @@ def train(
     progress.train_s += time.perf_counter() - started
 
 
-def _add_row(
-    progress: Progress, examples: int, epoch: float, lr: float, averages: Mapping, measured: Mapping
-) -> Row:
+def _add_row(progress: Progress, examples: int, epoch: float, lr: float, averages: Mapping, measured: Mapping) -> Row:
     row: Row = {"step": progress.step, "examples": examples, "epoch": epoch, "train_s": progress.train_s, "lr": lr}
     row |= dict.fromkeys(("train_loss", "train_acc", "grad_norm_mean", "grad_norm_max", "clip_frac"))
     progress.rows.append({**row, **averages, **measured})

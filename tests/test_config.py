@@ -8,7 +8,12 @@ from normbench import config
 
 def test_equal_settings_are_one_run_however_they_were_typed(compose):
     base = config.run_id(compose("optimizer.lr=0.001", "model.hidden=[64]"))
-    for same in (("optimizer.lr=1e-3",), ("optimizer.lr=0.0010", "epochs=5"), ("out=elsewhere",), ("threads=1", "device=cpu")):
+    for same in (
+        ("optimizer.lr=1e-3",),
+        ("optimizer.lr=0.0010", "epochs=5"),
+        ("out=elsewhere",),
+        ("threads=1", "device=cpu"),
+    ):
         assert config.run_id(compose(*same)) == base
     for free in ("name=other", "progress=false", "checkpoint.keep=none", "checkpoint.every_s=0", "stop_epoch=2"):
         assert config.run_id(compose(free)) == base

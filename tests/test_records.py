@@ -104,14 +104,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 def test_file_and_folder_are_flushed_to_the_disk_in_the_right_order(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file") or fsync(fd))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file") or fsync(fd)
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: calls.append("replace") or replace(a, b))
     records.write(tmp_path / "run.json", b"{}")
     assert calls == ["file", "replace", "folder"]
 
 
 def record(**values):
-    return {**dict.fromkeys(records.HEAD), "state": "complete", "format_version": 1, "files": {}, **values}
+    good = {"state": "complete", "format_version": 1, "files": {"metrics.csv": ""}}
+    words = {**dict.fromkeys(records.WORDS, "x"), "seed": 0, "config": {}}
+    return {**dict.fromkeys(records.HEAD), **words, **good, **values}
 
 
 @pytest.mark.parametrize(
@@ -124,12 +128,24 @@ def record(**values):
         (json.dumps(record(format_version=999)), "newer normbench: upgrade"),
         (json.dumps(record(format_version="abc")), "format_version must be 1"),
         (json.dumps({"format_version": 1}), "no run_id"),
-        (json.dumps(record(state="done")), "state 'done'"),
+        (json.dumps(record(format_version=True)), "format_version must be 1"),
+        (json.dumps(record(state="done")), "state is 'done'"),
+        (json.dumps(record(files=None)), "files is "),
+        (json.dumps(record(files={"a": 1})), "files is "),
+        (json.dumps(record(files={})), "does not list the metrics"),
+        (json.dumps(record(test_acc=0)).replace('"test_acc": 0', '"test_acc": 1e999'), "test_acc is inf"),
+        (json.dumps(record(val_acc="0.9")), "val_acc is '0.9'"),
     ],
 )
 def test_run_json_is_read_strictly(tmp_path, text, words):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(records.Damaged, match=words):
+        records.read_run(tmp_path)
+
+
+def test_a_run_json_that_is_a_folder_is_damaged(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(records.Damaged, match="is damaged"):
         records.read_run(tmp_path)
 
 
@@ -145,7 +161,13 @@ def test_verify_names_the_file_that_was_altered_or_is_missing(tmp_path):
         records.verify(tmp_path)
 
 
-HOLD = "import sys, time; from normbench.records import Lock; from pathlib import Path\nwith Lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = """
+import pathlib, sys, time
+from normbench.records import Lock
+with Lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_one_writer_a_folder_and_a_killed_one_does_not_block(tmp_path):

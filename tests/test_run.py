@@ -292,7 +292,9 @@ def wait_for_rows(folder, count):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_cleanly_and_nothing_is_lost(tmp_path, long_reference, number, code):
     folder = tmp_path / "results" / "stopped" / long_reference.name
-    process = subprocess.Popen(command("name=stopped"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("name=stopped"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for_rows(folder, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)

@@ -13,8 +13,8 @@ LABELS = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [20, 30, 50])
 
 def test_derive_is_stable():
     """Golden values: another one would change every result ever made."""
-    assert streams.derive(0, "weights", "blocks.0.linear") == GOLDEN_WEIGHTS
-    assert streams.derive(0, "order", 0) == GOLDEN_ORDER
+    assert streams.derive(0, "weights", "blocks.0.linear") == 3402542584397253729
+    assert streams.derive(0, "order", 0) == 2094333682667709378
 
 
 def test_derive_gives_a_seed_that_torch_and_numpy_take():

@@ -38,5 +38,6 @@ class ClipNorm:
         norm = total_norm(grads)
         acted = norm > self.max_norm
         # a factor of exactly 1 keeps every bit, so no branch has to wait for the device
-        torch._foreach_mul_(grads, torch.where(acted, self.max_norm / norm, 1.0))
+        factor = torch.where(acted, self.max_norm / norm, 1.0)
+        torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
         return norm, acted

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.utils import clip_grad_value_, get_total_norm
 
 from normbench.clip import gradients, total_norm
 
@@ -33,7 +33,6 @@ class ClipValue:
     def __call__(self, parameters: Sequence[Parameter]) -> tuple[Tensor, Tensor]:
         grads = gradients(parameters)
         norm = total_norm(grads)
-        acted = torch.stack(torch._foreach_norm(grads, float("inf"))).amax() > self.max_value
-        torch._foreach_clamp_min_(grads, -self.max_value)
-        torch._foreach_clamp_max_(grads, self.max_value)
+        acted = get_total_norm(grads, norm_type=math.inf) > self.max_value
+        clip_grad_value_(parameters, self.max_value)
         return norm, acted

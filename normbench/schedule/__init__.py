@@ -1,4 +1,4 @@
-"""The contract of a learning-rate schedule: a pure function of the step that gives the factor for the optimizer's lr."""
+"""The contract of a learning-rate schedule: a pure function of the step that gives the factor for the lr."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -93,7 +93,8 @@ def _summarize(work: Sorted, returns: Sequence[JobReturn], seconds: float) -> No
             problems.append(f"  failed: {value.folder}: {value.record['reason']} (traceback in its train.log)")
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     print("\n".join([f"{counts}; {len(returns)} trained now in {seconds:.0f} s", *problems]))
-    folders = sorted({str(o.folder.parent) for o in work.done} | {str(job.config.folder.parent) for job in work.todo})
-    print(f"{'some runs failed' if problems else 'done'}: {' '.join(folders)}; next: normbench report {' '.join(folders)}")
+    folders = {str(o.folder.parent) for o in work.done} | {str(job.config.folder.parent) for job in work.todo}
+    where = " ".join(sorted(folders))
+    print(f"{'some runs failed' if problems else 'done'}: {where}; next: normbench report {where}")
     if problems:
         raise SweepFailed

@@ -35,7 +35,7 @@ class CheckedSweeper(Sweeper):
         self.dry_run, self.params = dry_run, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
+        self.loader = hydra_context.config_loader
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -45,8 +45,7 @@ class CheckedSweeper(Sweeper):
 
         typed = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         brought = [f"{key}={value}" for key, value in self.params.items() if key not in typed]
-        loader = self.hydra_context.config_loader
-        return session.run_sweep(loader, [*brought, *arguments], self.launcher, self.dry_run)
+        return session.run_sweep(self.loader, [*brought, *arguments], self.launcher, self.dry_run)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=CheckedSweeperConf, provider="normbench")

@@ -1,0 +1,127 @@
+"""Every run below some folders as two tables: the only part of the report that reads files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from normbench import records
+from normbench.config import NOT_IDENTITY
+
+RESULTS = ("val_loss", "val_acc", "test_loss", "test_acc")
+LISTED = ("run_id", "name", "state", "used", "reason", "folder")
+RUNS = (
+    *LISTED, "dataset", "model", "norm", "optimizer", "clip", "lr", "schedule", "batch_size", "weight_decay",
+    "momentum", "seed", "data_seed", "epochs", "total_steps", "steps", "diverged_step", "train_s", "started_at",
+    "finished_at", "device", "threads", "torch_version", "normbench_version", "results_version", "git_commit",
+    "data_fingerprint", "n_params", "n_train", "n_val", "n_test", *RESULTS,
+)  # fmt: skip
+FROM_CONFIG = {
+    "lr": "optimizer.lr", "schedule": "schedule.name", "batch_size": "batch_size", "threads": "threads",
+    "weight_decay": "optimizer.weight_decay", "momentum": "optimizer.momentum", "data_seed": "data_seed",
+    "epochs": "epochs",
+}  # fmt: skip
+# the settings' columns in front of each metric; the row's own rate, which a schedule moves, is `lr_now` there
+FRONT = ("run_id", "model", "norm", "optimizer", "clip", "lr", "seed")
+
+
+def collect(roots: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every run at or below `roots`.
+
+    Returns:
+        runs: one row a run found, sorted by run_id. `used` says whether its numbers count: it is complete or
+            diverged, undamaged, and not a copy of another one; `reason` says why not, and its results are empty.
+        metrics: every row of the used runs, FRONT and then the columns of metrics.csv.
+    """
+    found = {folder.resolve(): (root, folder) for root in roots for folder in records.find_runs(root)}
+    read = sorted((_read(root, folder) for root, folder in found.values()), key=_rank)
+    runs, metrics, first = [], [], {}
+    for run, rows in read:
+        if run["used"] and run["run_id"] in first:
+            differs = any(run[key] != first[run["run_id"]][key] for key in (*RESULTS, "data_fingerprint"))
+            reason = "a copy of a used run with the same run_id" + (", with OTHER numbers or data" if differs else "")
+            run |= {"used": False, "reason": reason}
+        if run["used"]:
+            first[run["run_id"]] = run
+            metrics += [{k: run.get(k) for k in FRONT} | _renamed(row) for row in rows]
+        else:
+            run |= dict.fromkeys(RESULTS)
+        runs.append(run)
+    config = sorted({key for run in runs for key in run if key.startswith("cfg.")})
+    columns = [*FRONT, *("lr_now" if name == "lr" else name for name in records.METRICS)]
+    # dtype object keeps whole numbers whole beside empty cells
+    return pd.DataFrame(runs, columns=[*RUNS, *config], dtype=object), pd.DataFrame(metrics, columns=columns)
+
+
+def _renamed(row: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {("lr_now" if name == "lr" else name): value for name, value in row.items()}
+
+
+def _rank(item: tuple[dict[str, Any], list]) -> tuple:
+    """Order by run_id; of copies, one whose numbers count comes first, then by content, never by place."""
+    run, _ = item
+    return run["run_id"], not run["used"], run["state"], run.pop("digest"), run["folder"]
+
+
+def _read(root: Path, folder: Path) -> tuple[dict[str, Any], list]:
+    """One row of runs.csv and the rows of metrics.csv; an odd folder becomes a row that says what is odd."""
+    place = folder.relative_to(root).as_posix() if folder != root else folder.name
+    blank = {"run_id": folder.name, "state": "damaged", "used": False, "folder": place, "digest": ""}
+    try:
+        record = records.read_run(folder)
+        state = records.state_now(folder, record)
+        if state not in ("running", "interrupted"):  # those may have died, or be, between two writes: it is no damage
+            records.verify(folder)
+        rows = records.read_metrics(folder / "metrics.csv") if state in records.DONE else []
+        if state in records.DONE and not rows:
+            raise records.Damaged(f"{folder / 'metrics.csv'} is damaged: it holds no row")
+    except records.Damaged as error:
+        if not (folder / "run.json").exists() and records.Lock.is_held(folder):
+            return blank | {"state": "running", "reason": "being written now: no record yet"}, []
+        # a path of this machine in a report would change its bytes when the folder moves
+        return blank | {"reason": str(error).replace(f"{folder}/", "").replace(str(folder), place)}, []
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    run = _row(record) | {"state": state, "used": state in records.DONE, "folder": place, "digest": digest}
+    return run | {"reason": _reason(state, record)}, rows
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = flatten(record["config"])
+    about = [part for part in (record.get("versions"), record.get("environment")) if isinstance(part, dict)]
+    versions = {name: version for part in about for name, version in part.items()}
+    row = {key: record.get(key) for key in RUNS if key not in LISTED}
+    row |= {key: config.get(name) for key, name in FROM_CONFIG.items()}
+    row |= {f"{name}_version": versions.get(name) for name in ("torch", "normbench")}
+    row |= {f"cfg.{key}": value for key, value in config.items() if not is_uncompared(key)}
+    return row | {"run_id": record["run_id"], "name": record["name"]}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"norm": {"eps": 1e-5}} -> {"norm.eps": 1e-5}; null, true and lists become their JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+            flat[prefix + key] = value if plain else json.dumps(value)
+    return flat
+
+
+def is_uncompared(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+
+
+def _reason(state: str, record: Mapping[str, Any]) -> str:
+    if state == "complete":
+        return ""
+    said = str(record.get("reason") or "")
+    steps, total = record.get("steps"), record.get("total_steps")
+    far = f"after step {steps} of {total}" if steps is not None and total is not None else ""
+    if state == "diverged":
+        far = "" if said else f"at step {record.get('diverged_step')}"
+    now = "being written now" if state == "running" else ""
+    return ", ".join(part for part in (now, said, far) if part) or "no reason recorded"

@@ -1,0 +1,197 @@
+"""The figures of a report and their captions. Pure: tables in, figures out; nothing is read or written here."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normbench.report import panels
+from normbench.report.captions import curves_caption
+from normbench.report.facets import MOST_LINES, Line, Row, even, rows
+from normbench.report.style import RC, WIDTH, mean_look, norm_looks, optimizer_dashes
+
+MOST_ROWS = 4  # a figure: more would not fit on a page
+MOST_FIGURES = 10
+AXES = (("val_acc", "Validation accuracy"), ("train_loss", "Training loss (log scale)"))
+# inches
+PANEL, TITLE, NAME, TICKS, STEPS, LEFT, GUTTER, RIGHT, ENTRY = 1.5, 0.18, 0.21, 0.25, 0.1, 0.4, 0.5, 0.12, 0.18
+LETTER = 0.062  # the width of a letter, of 8 pt text on average
+
+
+class NotDrawnError(Exception):
+    """The figure's condition does not hold; the message says which, and what was found."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    name: str
+    figure: Figure
+    caption: str
+
+
+def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> list[Drawn]:
+    """Validation accuracy and training loss against steps, a row of two panels for each facet.
+
+    Args:
+        runs: the used runs, as `collect` gives them.
+        setting: what tells them apart, from `tables.settings`.
+        metrics: their rows.
+
+    Returns:
+        One figure for every MOST_ROWS facets: `curves`, `curves_2`, ...
+
+    Raises:
+        NotDrawnError: no runs, or more facets than MOST_FIGURES figures hold.
+    """
+    facets = rows(runs, setting) if len(runs) else []
+    if not facets:
+        raise NotDrawnError("needs at least one complete or diverged run, found none")
+    if len(facets) > MOST_ROWS * MOST_FIGURES:
+        varied = ", ".join(key for key in map(str, setting) if key not in ("norm", "optimizer"))
+        raise NotDrawnError(
+            f"needs at most {MOST_ROWS * MOST_FIGURES} combinations of what varies beside norm and optimizer "
+            f"({varied}), found {len(facets)}; give folders with fewer: normbench report FOLDER/..."
+        )
+    pages = _pages(facets)
+    names = ["curves", *(f"curves_{number}" for number in range(2, len(pages) + 1))]
+    with matplotlib.rc_context(RC):
+        return [_page(name, page, runs, metrics) for name, page in zip(names, pages, strict=True)]
+
+
+def _pages(facets: list[Row]) -> list[list[Row]]:
+    numbers = [str(i) for i in range(len(facets))]
+    return [[facets[int(i)] for i in chunk] for chunk in even(numbers, MOST_ROWS)]
+
+
+def _page(name: str, page: Sequence[Row], runs: pd.DataFrame, metrics: pd.DataFrame) -> Drawn:
+    looks, dashes = norm_looks(runs["norm"]), optimizer_dashes(runs["optimizer"])
+    diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
+    by_metric = {c: panels.Curves(panels.measured(metrics, c), looks, dashes, diverged) for c, _ in AXES}
+    names = line_names({line for row in page for line in row.lines}, runs)
+    layout = _Layout(page, names, direct=True)
+    figure, ends = _drawn(page, runs, by_metric, layout)
+    left = [(axis, row, ends[axis]) for axis, row in zip(figure.axes[::2], page, strict=True)]
+    if not all(panels.can_label(panels.heights(axis, end), row) for axis, row, end in left):
+        layout = _Layout(page, names, direct=False)
+        figure, ends = _drawn(page, runs, by_metric, layout)
+        _legend(figure, by_metric["val_acc"], names, layout)
+    else:
+        for i, axis in enumerate(figure.axes):
+            row = page[i // 2]
+            if i % 2 == 0 or panels.can_label(panels.heights(axis, ends[axis]), row):
+                panels.label_ends(axis, ends[axis], names, looks)
+    accuracy, loss = (by_metric[metric].points for metric, _ in AXES)
+    text = curves_caption(page, runs, accuracy, loss, [axis.get_ylim() for axis in figure.axes])
+    return Drawn(name, figure, text)
+
+
+def line_names(lines: set[Line], runs: pd.DataFrame) -> dict[Line, str]:
+    """Name lines by what differs: the norm alone where there is one optimizer, the optimizer alone for one norm."""
+    one_optimizer, one_norm = runs["optimizer"].nunique() == 1, runs["norm"].nunique() == 1
+    return {
+        line: line.norm if one_optimizer else line.optimizer if one_norm else f"{line.norm}, {line.optimizer}"
+        for line in lines
+    }
+
+
+class _Layout:
+    """Where everything lies, in inches: fixed sizes, so that every panel of every report is as large as the others."""
+
+    def __init__(self, page: Sequence[Row], names: Mapping[Line, str], direct: bool):
+        self.names = sorted(set(names.values()))
+        # above MOST_LINES, one legend for the norms and one for the optimizers, not for all their pairs
+        self.split = len(self.names) > MOST_LINES
+        norms, optimizers = {line.norm for line in names}, {line.optimizer for line in names}
+        parts = [part for part in (norms, optimizers) if len(part) > 1] if self.split else [self.names]
+        self.blocks = [_grid(part) for part in parts]
+        self.legend = 0.0 if direct else ENTRY * sum(rows for rows, _ in self.blocks) + 0.04
+        label = max(map(len, self.names)) * LETTER + 0.1 if direct else 0.0
+        self.heads = [TITLE * bool(row.title) + NAME for row in page]
+        self.height = self.legend + sum(head + PANEL + TICKS for head in self.heads) + STEPS
+        self.width = (WIDTH - LEFT - GUTTER - RIGHT - 2 * label) / 2
+        self.lefts = (LEFT, LEFT + self.width + label + GUTTER)
+
+    def box(self, number: int, column: int) -> tuple[float, float, float, float]:
+        """The panel as fractions of the figure: left, bottom, width, height."""
+        above = self.legend + sum(head + PANEL + TICKS for head in self.heads[:number]) + self.heads[number]
+        bottom = (self.height - above - PANEL) / self.height
+        return self.lefts[column] / WIDTH, bottom, self.width / WIDTH, PANEL / self.height
+
+
+def _drawn(
+    page: Sequence[Row], runs: pd.DataFrame, by_metric: Mapping[str, panels.Curves], layout: _Layout
+) -> tuple[Figure, dict[Axes, dict[Line, panels.Points]]]:
+    """The panels without labels or legend, and in each the means that have an end to label."""
+    figure, ends = Figure(figsize=(WIDTH, layout.height)), {}
+    for number, row in enumerate(page):
+        own = runs[runs["run_id"].isin([i for line in row.lines for i in line.run_ids])]
+        same = runs[runs["dataset"].isin(own["dataset"])]  # rows of one data set share their axes: they are compared
+        complete = set(same.loc[same["state"] == "complete", "run_id"])
+        for column, (metric, title) in enumerate(AXES):
+            curves = by_metric[metric]
+            axis = figure.add_axes(layout.box(number, column))
+            points = {i: curves.points[i] for i in same["run_id"] if i in curves.points}
+            last = [x[-1] for i, (x, _) in by_metric["val_acc"].points.items() if i in set(own["run_id"])]
+            end = max([*last, *own["total_steps"].dropna().astype(float), 1.0])
+            axis.set_xlim(-0.01 * end, 1.015 * end)  # room for half a marker
+            if metric == "val_acc":
+                axis.set_ylim(panels.accuracy_limits(points, complete))
+                axis.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+            else:
+                axis.set_yscale("log")
+                axis.set_ylim(panels.loss_limits(points, complete))
+                panels.log_ticks(axis)
+            axis.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+            axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axis.set_ylabel(title, rotation=0, ha="left", va="bottom")
+            axis.yaxis.set_label_coords(0, 1.03)
+            ends[axis] = panels.draw(axis, row, curves)
+            panels.explain_if_empty(axis, row, curves)
+            if number == len(page) - 1:
+                axis.set_xlabel("Optimizer steps", labelpad=2)
+        if row.title:
+            top = layout.box(number, 0)[1] + (PANEL + NAME) / layout.height
+            figure.text(LEFT / WIDTH, top, row.title, va="bottom", ha="left", weight="bold")
+    return figure, ends
+
+
+def _grid(entries: Collection[str]) -> tuple[int, int]:
+    """Rows and columns of a legend that is not wider than the panels."""
+    fit = max(1, int((WIDTH - LEFT) / (max(map(len, entries)) * LETTER + 0.55)))
+    rows_ = math.ceil(len(entries) / fit)
+    return rows_, math.ceil(len(entries) / rows_)
+
+
+def _legend(figure: Figure, curves: panels.Curves, names: Mapping[Line, str], layout: _Layout) -> None:
+    """Legends above the panels, in the order in which the lines end at the right, highest first."""
+    ordered = sorted(names, key=lambda line: (-_end(line, curves), line.norm, line.optimizer))
+    if layout.split:
+        norms = {line.norm: mean_look(line.norm, curves.looks) for line in ordered}
+        used = sorted({line.optimizer for line in ordered})
+        grey = "#555555" if len(norms) > 1 else curves.looks[ordered[0].norm][0]
+        plain = {o: {"color": grey, "linestyle": curves.dashes[o], "linewidth": 1.2} for o in used}
+        blocks = [block for block in (norms, plain) if len(block) > 1]
+    else:
+        blocks = [{names[k]: mean_look(k.norm, curves.looks, curves.dashes[k.optimizer]) for k in ordered}]
+    top = 1.0
+    for looks, (count, columns) in zip(blocks, layout.blocks, strict=True):
+        handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        # matplotlib fills column by column, people read row by row
+        handles = [handle for column in range(columns) for handle in handles[column::columns]]
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(LEFT / WIDTH, top), ncols=columns, frameon=False,
+            handlelength=2.6, columnspacing=1.4, borderaxespad=0.3, borderpad=0, handletextpad=0.5, labelspacing=0.4,
+        )  # fmt: skip
+        top -= count * ENTRY / layout.height
+
+
+def _end(line: Line, curves: panels.Curves) -> float:
+    """Mean of the last measured values; -1 where nothing was."""
+    last = [curves.points[i][1][-1] for i in line.run_ids if i in curves.points]
+    return sum(last) / len(last) if last else -1.0

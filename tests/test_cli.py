@@ -1,0 +1,184 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from normbench import records
+
+FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
+
+
+@pytest.fixture
+def normbench(tmp_path):
+    def call(*args, cwd=tmp_path, **env):
+        environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", "COMP_LINE")}
+        command = [sys.executable, "-m", "normbench", *args]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**environment, **env})
+
+    return call
+
+
+def runs(folder):
+    return sorted(path.name for path in records.find_runs(folder))
+
+
+def test_train_ends_with_the_accuracy_the_folder_and_what_to_do_next(normbench, tmp_path):
+    done = normbench("train", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no progress bar in a pipe
+    *_, result, last = done.stdout.splitlines()
+    (name,) = runs(tmp_path)
+    assert re.match(r"complete  test accuracy 0\.\d{4}  test loss \d\.\d{4}  0\.\d s of training", result)
+    assert last == f"complete: results/runs/{name}; next: normbench report results/runs"
+    again = normbench("train", "epochs=2", "batch_size=32", "dataset=synthetic", "optimizer.lr=1e-3")
+    assert again.stdout.splitlines()[-2].startswith("complete before")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]  # Hydra leaves nothing
+
+
+# what is typed; words that the answer must hold
+REFUSED = {
+    "norm=foo": "no norm=foo; choose one of: bn, none",
+    "norm=off": "no norm=off",
+    "optimizer=adma": "did you mean adam?",
+    "optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
+    "+lrr=0.1": "unknown key lrr",
+    "++optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
+    "epoch=3": "unknown key epoch; did you mean epochs?",
+    "optimizer.lr=abc": "optimizer.lr must be a number, got 'abc'",
+    "optimizer.lr=": "optimizer.lr must be a number, got ''",
+    "optimizer.lr=nan": "optimizer.lr must be a number > 0, got nan",
+    "optimizer.lr=-1": "optimizer.lr must be a number > 0, got -1",
+    "optimizer.betas=[1]": "beta",
+    "epochs=2.5": "epochs must be a whole number >= 1, got '2.5'",
+    "epochs=0": "epochs must be a whole number >= 1, got 0",
+    "epochs=null": "epochs must be a whole number >= 1",
+    "~epochs": "epochs must be given",
+    "seed=None": "seed must be a whole number from 0 to 4294967295, got 'None'",
+    "seed=true": "seed must be a whole number",
+    "batch_size=0": "batch_size must be a whole number >= 1, got 0",
+    "batch_size=999999": "batch_size must be at most 9,000, the training images of fashion_mini; got 999999",
+    "batch_size=1": "norm=bn needs at least 2 values per channel",
+    "clip=norm clip.max_norm=-1": "max_norm must be a number > 0, got -1",
+    "device=cuda:99": "there is no such CUDA device here; try device=cpu",
+    "threads=9999": "threads must be a whole number from 1 to",
+    "optimizer.lr=0,1": "for a sweep add -m",
+    "optimizer.lr=1 optimizer.lr=2": "optimizer.lr is given twice",
+    "--lr=0.1": "settings have no dashes: type lr=0.1",
+    "norm=[bn": "can't be read",
+    "norm=${oops}": "oops",
+    "dataset=imagefolder": "dataset.name and dataset.root must be given",
+    "model.activation=swish": "activation must be one of relu, sigmoid",
+    "model=lenet dataset=synthetic": "lenet needs images of at least 16 x 16",
+    "norm._target_=nowhere.Norm": "norm._target_=nowhere.Norm can't be used",
+    "norm._target_=os.system": "can't be used",
+    "optimizer._target_=torch.optim.SGD": "to leave out what it lacks: ~optimizer.betas ~optimizer.eps",
+    "name=../x": "name must be letters",
+    "out=/proc/nowhere": "out=/proc/nowhere",
+    "--config-dir=nowhere": "nowhere' not found",
+    "-m optimizer.lr=abc,0.1": "optimizer.lr must be a number, got 'abc'",
+    "-m norm=foo,bn": "no norm=foo",
+    "-m norm=none norm.momentum=0.2": "unknown key norm.momentum",
+    "-m seed=0 norm.momentumm=0.2": "unknown key norm.momentumm; did you mean norm.momentum?",
+    "-m seed=range(5,5)": "empty sweep",
+    "-m optimizer.lr=interval(0,1)": "needs a list of values",
+    "-m norm=bn batch_size=1": "norm=bn needs at least 2 values per channel",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(normbench, tmp_path, typed):
+    answer = normbench("train", *typed.split())
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("normbench: ")
+    assert answer.stderr.count("\n") == 1
+    assert REFUSED[typed] in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["rnu"], 2, "unknown command 'rnu'; there are: train"),
+        (["trian"], 2, "did you mean train?"),
+        (["report", "."], 2, "no runs found under"),
+        (["report", "nowhere"], 2, "nowhere"),
+        (["status", "."], 2, "no runs under ."),
+        (["list", "nrom"], 2, "did you mean norm?"),
+        (["data", "fashion_min"], 2, "fashion_mini"),
+    ],
+)
+def test_the_other_commands_refuse_in_words_too(normbench, tmp_path, args, code, words):
+    answer = normbench(*args)
+    assert (answer.returncode, answer.stdout) == (code, "")
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_data_file_is_exit_4_and_nothing_is_written(normbench, tmp_path):
+    raw = tmp_path / "data"
+    raw.mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03")
+    answer = normbench("train", "dataset=fashion_mnist", f"dataset.root={raw}")
+    assert answer.returncode == 4
+    assert "-ubyte" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_help_version_list_and_status(normbench, tmp_path):
+    for args in ([], ["--help"], ["train", "--help"], ["report", "--help"], ["list", "--help"], ["status", "--help"]):
+        answer = normbench(*args)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert "usage: normbench" in answer.stdout
+    assert re.fullmatch(r"normbench \d+\.\d+\.\d+\n", normbench("--version").stdout)
+    listed = normbench("list", "norm").stdout
+    assert re.search(r"^  none +no normalization: the baseline$", listed, re.M)
+    assert "[default]" in listed
+    normbench("train", *FAST)
+    assert normbench("status").stdout == "results: 1 runs: 1 complete\n"
+
+
+def test_bash_completion_knows_commands_choices_and_keys(normbench):
+    def answer(line):
+        return normbench("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line))).stdout.split()
+
+    assert "complete" in normbench("-sc", "install=bash").stdout
+    assert answer("normbench tr") == ["train"]
+    assert answer("normbench train norm=") == ["norm=bn", "norm=none"]
+    assert "optimizer.lr=" in answer("normbench train optimizer.")
+
+
+MINE = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, num_features, gain=2.0):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        return self.gain * x
+"""
+
+
+def test_a_users_own_class_needs_one_python_file_and_one_yaml(normbench, tmp_path):
+    (tmp_path / "own.py").write_text(MINE)
+    (tmp_path / "mine" / "norm").mkdir(parents=True)
+    (tmp_path / "mine" / "norm" / "mine.yaml").write_text("_target_: own.Mine\ngain: 2.0\n")
+    assert normbench("train", "--config-dir", "mine", "norm=mine", *FAST).returncode == 0
+    assert normbench("train", "optimizer._target_=torch.optim.RAdam", *FAST).returncode == 0
+    words = sorted(name.rpartition("-s0-")[0] for name in runs(tmp_path))
+    assert words == ["mlp-bn-RAdam", "mlp-mine-adam"]
+    answer = normbench("train", "--config-dir", "mine", "norm=mime")
+    assert "did you mean mine?" in answer.stderr
+    answer = normbench("train", "--config-dir", "mine", "norm=mine", "norm.gain=x")
+    assert "norm.gain must be a number, got 'x'" in answer.stderr
+    assert normbench("report", "results/runs").returncode == 0
+    assert "mine" in (tmp_path / "results" / "runs" / "report" / "data" / "runs.csv").read_text()

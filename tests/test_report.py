@@ -1,0 +1,538 @@
+import io
+import itertools
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from normbench import records
+from normbench.report import captions, facets, figures, main, panels, tables
+from normbench.report.collect import collect
+from normbench.report.style import NORMS, norm_looks, optimizer_dashes
+
+N_VAL = 1000
+
+
+def config(**changes):
+    full = {
+        "dataset": {"name": "fashion_mini", "_target_": "normbench.dataset.Mini", "root": "data", "train_size": None},
+        "preprocess": {"name": "scale", "_target_": "normbench.preprocess.Scale"},
+        "model": {"name": "mlp", "_target_": "normbench.model.MLP", "hidden": [64]},
+        "norm": {"name": "bn", "_target_": "normbench.norm.BN", "eps": 1e-05},
+        "loss": {"name": "cross_entropy", "_target_": "torch.nn.CrossEntropyLoss"},
+        "optimizer": {"name": "adam", "_target_": "torch.optim.Adam", "lr": 0.001},
+        "clip": {"name": "none", "_target_": "normbench.clip.Nothing"},
+        "schedule": {"name": "constant", "_target_": "normbench.schedule.constant"},
+        "eval": {"every_steps": None, "batch_size": 512},
+        "checkpoint": {"keep": "weights", "every_s": 10},
+        **{"seed": 0, "data_seed": 0, "epochs": 5, "batch_size": 64, "out": "results", "name": "runs"},
+        **{"device": "auto", "threads": 1, "progress": True, "stop_epoch": None},
+    }
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            full[group][name] = value
+        elif isinstance(full.get(group), dict):
+            full[group] |= {"name": value, "_target_": f"normbench.{group}.{value}"}
+        else:
+            full[group] = value
+    return full
+
+
+def metrics_rows(steps, accuracies, losses):
+    rows = []
+    for number, (step, acc, loss) in enumerate(zip(steps, accuracies, losses, strict=True)):
+        row = dict.fromkeys(records.METRICS)
+        row |= {"step": step, "examples": step * 64, "epoch": number * 1.0, "train_s": step * 0.01, "lr": 0.001}
+        row |= {"val_loss": loss, "val_acc": acc, "train_eval_loss": loss}
+        rows.append(row if number == 0 else row | {"train_loss": loss, "train_acc": acc, "grad_norm_mean": 1.0})
+    return rows
+
+
+def write_run(root, *, steps=(0, 100, 200), accuracies=(0.1, 0.7, 0.8), losses=(2.3, 0.9, 0.6), state="complete",
+              test_acc=None, train_s=2.0, top=None, **changes):  # fmt: skip
+    """A run folder as `normbench train` leaves it, with the numbers that a test wants."""
+    made = config(**changes)
+    words = {key: made[key]["name"] for key in ("model", "norm", "optimizer", "clip", "dataset")}
+    identity = records.sha256(json.dumps({**made, "out": 0, "name": 0}, sort_keys=True).encode())[:12]
+    run_id = f"{words['model']}-{words['norm']}-{words['optimizer']}-s{made['seed']}-{identity}"
+    folder = root / run_id
+    folder.mkdir(parents=True)
+    data = records.metrics_csv(metrics_rows(steps, accuracies, losses))
+    done = state == "complete"
+    record = {
+        "run_id": run_id, "name": made["name"], "state": state, **words, "seed": made["seed"],
+        "test_loss": losses[-1] if done else None,
+        "test_acc": (accuracies[-1] if test_acc is None else test_acc) if done else None,
+        "val_loss": losses[-1], "val_acc": accuracies[-1], "train_s": train_s, "reason": None,
+        "diverged_step": steps[-1] + 7 if state == "diverged" else None, "steps": steps[-1], "total_steps": 200,
+        "epochs": made["epochs"], "batch_size": made["batch_size"], "n_params": 50890, "n_train": 9000,
+        "n_val": N_VAL, "n_test": 2000, "data_fingerprint": "f" * 64, "device": "cpu",
+        "environment": {"torch": "2.13.0", "threads": 1}, "git_commit": "abc",
+        "versions": {"python": "3.11.2", "normbench": "0.1.0"},
+        "started_at": "2025-01-01T00:00:00Z", "finished_at": "2025-01-01T00:00:02Z",
+        "format_version": records.FORMAT_VERSION, "results_version": 1,
+        "files": {"metrics.csv": records.sha256(data)}, "config": made, **(top or {}),
+    }  # fmt: skip
+    records.write(folder / "metrics.csv", data)
+    records.write(folder / "run.json", records.run_json(record))
+    return folder
+
+
+def report(root, *options):
+    assert main([str(root), *map(str, options)]) == 0
+    out = Path(options[1]) if options else root / "report"
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def table(files, name):
+    return pd.read_csv(io.BytesIO(files[name]), keep_default_na=False, na_values=[""])
+
+
+def drawn(root):
+    runs, metrics = collect([root])
+    used = runs[runs["used"].astype(bool)]
+    return figures.curves(used, tables.settings(used), metrics)
+
+
+def lines(axis):
+    return {line.get_label(): line for line in axis.get_lines() if not line.get_label().startswith("_")}
+
+
+def pair(root):
+    """none and bn, three seeds each: accuracies .78 .80 .82 and .86 .87 .88."""
+    for seed in range(3):
+        write_run(root, norm="none", seed=seed, accuracies=(0.1, 0.6, 0.78 + 0.02 * seed), test_acc=0.7 + 0.1 * seed)
+        write_run(root, norm="bn", seed=seed, accuracies=(0.1, 0.8, 0.86 + 0.01 * seed), train_s=1.0 + seed**2)
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_worked_by_hand(tmp_path):
+    pair(tmp_path)
+    files = report(tmp_path)
+    none, bn = table(files, "tables/summary.csv").to_dict("records")
+    assert (none["norm"], none["n"], none["n_diverged"], bn["norm"]) == ("none", 3, 0, "bn")
+    assert none["val_acc_mean"] == pytest.approx(0.80)
+    assert none["val_acc_sd"] == pytest.approx(0.02)
+    assert none["test_acc_mean"] == pytest.approx(0.80)
+    assert none["test_acc_sd"] == pytest.approx(0.1)
+    assert bn["val_acc_sd"] == pytest.approx(0.01)
+    assert bn["train_s_median"] == 2.0  # of 1, 2, 5
+    markdown = files["tables/summary.md"].decode()
+    assert "| 0.80 ± 0.02 |" in markdown
+    assert "| 0.87 ± 0.01 |" in markdown
+    assert markdown in files["report.md"].decode()
+
+
+def test_one_run_has_a_mean_and_no_sd(tmp_path):
+    write_run(tmp_path)
+    row = table(report(tmp_path), "tables/summary.csv").iloc[0]
+    assert row["n"] == 1
+    assert row["val_acc_mean"] == 0.8
+    assert math.isnan(row["val_acc_sd"])
+    assert b"| 0.800 " in (tmp_path / "report/tables/summary.md").read_bytes()
+
+
+def test_a_score_that_one_run_lacks_has_no_mean(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, top={"test_acc": None})
+    files = report(tmp_path)
+    assert math.isnan(table(files, "tables/summary.csv").iloc[0]["test_acc_mean"])
+    assert b"not measured in every run" in files["tables/summary.md"]
+
+
+def test_diverged_runs_are_counted_beside_the_mean(tmp_path):
+    pair(tmp_path)
+    for seed in (3, 4):
+        write_run(
+            tmp_path, norm="bn", seed=seed, steps=(0, 100), accuracies=(0.1, 0.2), losses=(2.3, 5.0), state="diverged"
+        )
+    files = report(tmp_path)
+    bn = table(files, "tables/summary.csv").iloc[1]
+    assert (bn["n"], bn["n_diverged"]) == (3, 2)
+    assert bn["val_acc_mean"] == pytest.approx(0.87)
+    assert "0.87 ± 0.01 (2 of 5 diverged, not in the mean)" in files["report.md"].decode()
+    assert "at step 107" in files["report.md"].decode()
+
+
+def test_a_run_no_better_than_at_step_0_is_called_untrained(tmp_path):
+    """Two standard errors of 0.1 in 1000 images, twice: 2 sqrt(2 * 0.09 / 1000) = 0.0268."""
+    for seed, end in enumerate((0.1, 0.126, 0.128)):
+        write_run(tmp_path, accuracies=(0.1, 0.1, end), losses=(2.3, 2.29, 2.2), seed=seed)
+    files = report(tmp_path)
+    assert table(files, "tables/summary.csv").iloc[0]["n_untrained"] == 2
+    assert b"(2 of 3 untrained)" in files["report.md"]
+
+
+@pytest.mark.parametrize(
+    ("sds", "expected"),
+    [([0.02, 0.004], 3), ([0.1], 1), ([3.0], 0), ([], 3), ([0.0, math.nan], 3), ([1e-9], 3), ([2e-4, 1e-17], 4)],
+)
+def test_decimals(sds, expected):
+    assert tables.decimals(sds) == expected
+
+
+# ------------------------------------------------------------------------------------------------------ settings
+
+
+def test_a_key_of_some_choices_only_does_not_split(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, norm="gn", norm__num_groups=4, seed=seed)
+        write_run(tmp_path, norm="none", seed=seed)
+        write_run(
+            tmp_path, norm="none", optimizer="sgd", optimizer__lr=0.1, seed=seed, device="cuda", threads=2, out="x"
+        )
+    rows = table(report(tmp_path), "tables/summary.csv")
+    assert list(rows)[:4] == ["norm", "optimizer", "optimizer.lr", "n"]  # the lr goes with its optimizer, and is shown
+    assert rows[["norm", "optimizer", "optimizer.lr", "n"]].to_numpy().tolist() == [
+        ["none", "adam", 0.001, 2], ["none", "sgd", 0.1, 2], ["gn", "adam", 0.001, 2],
+    ]  # fmt: skip
+
+
+def test_varied_keys_are_columns_and_facets(tmp_path):
+    for groups in (2, 4):
+        write_run(tmp_path, norm="gn", norm__num_groups=groups)
+    for rate in (0.01, 0.001):
+        write_run(tmp_path, norm="none", optimizer__lr=rate, model__hidden=[64] if rate > 0.005 else [8, 8])
+    runs, _ = collect([tmp_path])
+    setting = tables.settings(runs)
+    assert list(setting) == ["norm", "optimizer", "optimizer.lr", "model.hidden", "norm.num_groups"]
+    titles = [row.title for row in facets.rows(runs, setting)]
+    assert titles == [
+        "optimizer.lr=0.001, model.hidden=[64], norm.num_groups=2",
+        "optimizer.lr=0.001, model.hidden=[64], norm.num_groups=4",
+        "optimizer.lr=0.001, model.hidden=[8, 8]",
+        "optimizer.lr=0.01, model.hidden=[64]",
+    ]
+
+
+def test_runs_without_a_norms_key_are_in_every_row_of_it(tmp_path):
+    write_run(tmp_path, norm="none")
+    for groups in (2, 4):
+        write_run(tmp_path, norm="gn", norm__num_groups=groups)
+    [figure] = drawn(tmp_path)
+    assert [sorted(lines(axis)) for axis in figure.figure.axes[::2]] == [["gn, adam", "none, adam"]] * 2
+    assert "repeated in each" in figure.caption
+
+
+def test_data_sets_and_fingerprints_are_never_averaged_together(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, top={"data_fingerprint": "e" * 64})
+    write_run(tmp_path, seed=0, dataset="mnist", top={"data_fingerprint": "d" * 64})
+    rows = table(report(tmp_path), "tables/summary.csv")
+    assert rows[["dataset", "n"]].to_numpy().tolist() == [["fashion_mini", 1], ["fashion_mini", 1], ["mnist", 1]]
+    assert list(rows["data_fingerprint"]) == ["e" * 12, "f" * 12, "d" * 12]
+
+
+def test_different_code_of_one_name_is_another_setting(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, norm___target_="mine.BN")
+    assert list(table(report(tmp_path), "tables/summary.csv")["n"]) == [1, 1]
+
+
+# --------------------------------------------------------------------------------------------------- odd folders
+
+
+def break_all(root):
+    """One run of each broken kind, each of a norm of its own; gives the words that the report must say of each."""
+    said = {}
+
+    def run(norm, reason, **options):
+        folder = write_run(root, norm=norm, **options)
+        said[folder.name] = reason
+        return folder
+
+    folder = run("torn", "damaged")
+    (folder / "run.json").write_text((folder / "run.json").read_text()[:200])
+    (run("altered", "metrics.csv is damaged: its sha256") / "metrics.csv").write_text("step\n1\n")
+    (run("missing", "metrics.csv is missing") / "metrics.csv").unlink()
+    run("newer", "format_version must be 1, it is 999; it was written by a newer normbench: upgrade",
+        top={"format_version": 999})  # fmt: skip
+    run("text", "format_version must be 1, it is 'abc'", top={"format_version": "abc"})
+    run("interrupted", "after step 200 of 200", state="running")
+    run("failed", "out of memory", state="failed", top={"reason": "out of memory"})
+    run("skipped", "needs a picture | shape", state="skipped", top={"reason": "needs a picture | shape"})
+    run("paused", "after step 200 of 200", state="paused")
+    run("numberless", "val_acc is 'high'", top={"val_acc": "high"})
+    run("fileless", "files is None", top={"files": None})
+    run("unlisted", "files does not list the metrics.csv", top={"files": {}})
+    run("configless", "config is []", top={"config": []})
+    folder = root / "began"
+    folder.mkdir()
+    for name in (".lock", "config.yaml"):
+        (folder / name).touch()
+    said["began"] = "run.json is missing"
+    return said
+
+
+def test_broken_runs_are_listed_and_change_no_number(tmp_path):
+    pair(tmp_path / "good")
+    pair(tmp_path / "all")
+    said = break_all(tmp_path / "all")
+    good, everything = report(tmp_path / "good"), report(tmp_path / "all")
+    same = [name for name in good if name not in ("data/runs.csv", "report.md")]
+    assert {name: everything[name] == good[name] for name in same} == dict.fromkeys(same, True)
+    text = everything["report.md"].decode()
+    for run_id, reason in said.items():
+        [line] = [line for line in text.splitlines() if f"| {run_id} " in line]
+        assert reason.replace("|", "\\|") in line
+    assert f"{6 + len(said)} runs found; used: 6 complete, in 2 settings" in text
+    runs = table(everything, "data/runs.csv")
+    assert len(runs) == 6 + len(said)
+    assert runs.loc[~runs["used"], ["val_acc", "test_acc"]].isna().all(axis=None)
+    assert str(tmp_path) not in text + everything["data/runs.csv"].decode()
+
+
+def test_a_run_that_is_being_written_is_listed_as_running(tmp_path):
+    folder = write_run(tmp_path, state="running")
+    (folder / "metrics.csv").write_text("between two writes")
+    write_run(tmp_path, norm="ln")
+    with records.Lock(folder):
+        text = report(tmp_path)["report.md"].decode()
+    assert "1 running" in text
+    assert "being written now, after step 200 of 200" in text
+
+
+def test_nothing_complete_is_a_report_too(tmp_path):
+    write_run(tmp_path, state="paused")
+    files = report(tmp_path)
+    assert sorted(files) == ["data/metrics.csv", "data/runs.csv", "report.md"]
+    assert "curves: not drawn: needs at least one complete" in files["report.md"].decode()
+
+
+def test_copies_of_a_run_count_once(tmp_path):
+    write_run(tmp_path / "a", seed=0)
+    write_run(tmp_path / "b", seed=0, out="elsewhere")
+    write_run(tmp_path / "c", seed=0, name="other", accuracies=(0.1, 0.7, 0.9))
+    files = report(tmp_path)
+    assert table(files, "tables/summary.csv").iloc[0]["n"] == 1
+    assert "2 copies" in files["report.md"].decode()
+    assert "with OTHER numbers" in files["report.md"].decode()
+
+
+def test_folders_inside_each_other_count_once(tmp_path):
+    pair(tmp_path / "runs")
+    assert main([str(tmp_path), str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert len(pd.read_csv(tmp_path / "out/data/runs.csv")) == 6
+
+
+def test_bad_input_is_exit_2_and_says_what_to_type(tmp_path, capsys, monkeypatch):
+    assert main([str(tmp_path)]) == 2
+    assert "(looked for run.json); train some: normbench train -m norm=none,bn seed=0,1,2" in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "must be an existing folder" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "results/runs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    write_run(tmp_path)
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path), "--out", str(tmp_path / "file")]) == 2
+    assert "--out DIR" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- bytes
+
+
+def test_same_runs_give_the_same_bytes_anywhere(tmp_path):
+    def fill(root, order):
+        for seed in order:
+            for norm in ("none", "mine", "bn")[:: 1 if seed else -1]:
+                write_run(root, norm=norm, seed=seed)
+
+    fill(tmp_path / "a", (0, 1))
+    first = report(tmp_path / "a")
+    assert report(tmp_path / "a") == first
+    fill(tmp_path / "b", (1, 0))
+    assert report(tmp_path / "b") == first
+    moved = tmp_path / "deep" / "moved"
+    shutil.copytree(tmp_path / "b", moved, ignore=shutil.ignore_patterns("report"))
+    for path in [moved, *moved.rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o555)
+    before = sorted(moved.rglob("*"))
+    assert report(moved, "--out", tmp_path / "out") == first
+    assert sorted(moved.rglob("*")) == before
+    for path in [moved, *moved.rglob("*")]:
+        path.chmod(0o755)
+    assert b"1970" not in first["figures/curves.pdf"]
+    assert b"CreationDate" not in first["figures/curves.pdf"]
+
+
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    pair(tmp_path)
+    report(tmp_path)
+    for name in ("curves_2.svg", "mine.svg"):
+        (tmp_path / "report/figures" / name).touch()
+    kept = {name for name in report(tmp_path) if name.startswith("figures/")}
+    assert kept == {"figures/curves.pdf", "figures/curves.png", "figures/curves.svg", "figures/mine.svg"}
+
+
+def test_the_data_are_all_there(tmp_path):
+    pair(tmp_path)
+    files = report(tmp_path)
+    metrics = table(files, "data/metrics.csv")
+    assert list(metrics)[:7] == ["run_id", "model", "norm", "optimizer", "clip", "lr", "seed"]
+    assert len(metrics) == 18
+    assert metrics["norm"].value_counts().to_dict() == {"bn": 9, "none": 9}
+    runs = table(files, "data/runs.csv")
+    assert list(runs["run_id"]) == sorted(runs["run_id"])
+    assert (runs["lr"] == 0.001).all()
+    assert (runs["cfg.optimizer.lr"] == 0.001).all()
+    assert not [name for name in runs if name.startswith(("cfg.checkpoint", "cfg.out", "cfg.dataset.root"))]
+    assert b",true,," in files["data/runs.csv"]
+
+
+def test_what_makes_runs_less_comparable_is_said(tmp_path):
+    write_run(tmp_path, norm="none", seed=0)
+    write_run(tmp_path, norm="bn", seed=1, top={"environment": {"torch": "2.12.0"}, "device": "cuda"})
+    text = report(tmp_path)["report.md"].decode()
+    assert "Not every setting has the same seeds" in text
+    assert "2 versions of torch: 2.12.0, 2.13.0" in text
+    assert "2 devices: cpu, cuda" in text
+
+
+def test_torch_is_never_imported(tmp_path):
+    pair(tmp_path)
+    code = "import sys; from normbench.report import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "0 False"
+
+
+# ------------------------------------------------------------------------------------------------------- figures
+
+
+def test_what_is_drawn(tmp_path):
+    pair(tmp_path)
+    [item] = drawn(tmp_path)
+    accuracy, loss = item.figure.axes
+    assert (accuracy.get_ylabel(), loss.get_yscale()) == ("Validation accuracy", "log")
+    mean = lines(accuracy)["none, adam"]
+    assert mean.get_xdata().tolist() == [0, 100, 200]
+    assert mean.get_ydata() == pytest.approx([0.1, 0.6, 0.8])
+    assert (mean.get_color(), mean.get_marker(), mean.get_linestyle()) == ("#000000", "o", "-")
+    assert lines(accuracy)["bn, adam"].get_color() == "#0072B2"
+    assert lines(loss)["bn, adam"].get_xdata().tolist() == [100, 200]  # nothing was trained before step 0
+    thin = [line for line in accuracy.get_lines() if line.get_label().startswith("_run")]
+    assert len(thin) == 6
+    assert {line.get_linewidth() for line in thin} == {0.5}
+    assert sorted(text.get_text() for text in accuracy.texts) == ["bn", "none"]
+    assert "Thin lines: single seeds (3 a setting); thick lines: their mean." in item.caption
+    assert "Model mlp, on fashion_mini, 5 epochs, batch size 64, optimizer adam, lr 0.001." in item.caption
+
+
+def test_a_mean_stops_where_a_run_diverges_and_a_cross_is_there(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, steps=(0, 100), accuracies=(0.1, 0.72), losses=(2.3, 1.0), state="diverged")
+    [item] = drawn(tmp_path)
+    accuracy = item.figure.axes[0]
+    assert lines(accuracy)["bn, adam"].get_xdata().tolist() == [0, 100]
+    [cross] = [line for line in accuracy.get_lines() if line.get_label() == "_diverged"]
+    assert (cross.get_xdata().tolist(), cross.get_ydata().tolist(), cross.get_marker()) == ([100], [0.72], "x")
+    assert accuracy.get_xlim()[1] > 200
+    assert "Crosses: 1 diverged run" in item.caption
+
+
+def test_runs_at_other_steps_share_a_mean_only_as_far_as_they_agree():
+    parts = [(np.array([0.0, 10, 20, 30]), np.arange(4.0)), (np.array([0.0, 10, 25]), np.arange(3.0) + 2)]
+    x, y = panels.mean_of(parts)
+    assert (x.tolist(), y.tolist()) == ([0, 10], [1, 2])
+
+
+def test_a_run_with_only_step_0(tmp_path):
+    write_run(tmp_path, steps=(0,), accuracies=(0.1,), losses=(2.3,))
+    [item] = drawn(tmp_path)
+    assert "not measured after step 0" in [text.get_text() for text in item.figure.axes[1].texts]
+
+
+def test_names_with_signs_of_markup_are_drawn_and_written_as_they_are(tmp_path):
+    write_run(tmp_path, norm="a$b^$|<c>", accuracies=(0.1, 0.5, 0.6))
+    write_run(tmp_path, norm="none")
+    files = report(tmp_path)
+    assert "| a$b^$\\|&lt;c>" in files["report.md"].decode()
+    assert "a$b^$|<c>" in [text.get_text() for text in drawn(tmp_path)[0].figure.axes[0].texts]
+
+
+def test_no_panel_has_more_lines_than_six(tmp_path):
+    for norm in (*list(NORMS)[:8], "mine"):
+        for optimizer in ("sgd", "adam"):
+            write_run(tmp_path, norm=norm, optimizer=optimizer)
+    [item] = drawn(tmp_path)
+    rows = [lines(axis) for axis in item.figure.axes[::2]]
+    assert [len(row) for row in rows] == [5, 5, 5, 5]
+    assert all(any(name.startswith("none") for name in row) for row in rows)
+    assert {name for row in rows for name in row} == {
+        f"{n}, {o}" for n in (*list(NORMS)[:8], "mine") for o in ("sgd", "adam")
+    }
+    assert [len(legend.get_texts()) for legend in item.figure.legends] == [9, 2]
+
+
+def test_many_facets_are_several_figures_and_too_many_are_refused(tmp_path):
+    for number in range(7):
+        write_run(tmp_path, batch_size=16 + number)
+    assert [(item.name, len(item.figure.axes)) for item in drawn(tmp_path)] == [("curves", 8), ("curves_2", 6)]
+    for number in range(7, 41):
+        write_run(tmp_path, batch_size=16 + number)
+    with pytest.raises(figures.NotDrawnError, match=r"at most 40 .*\(batch_size\), found 41; give folders"):
+        drawn(tmp_path)
+
+
+def test_colours_do_not_depend_on_what_else_is_there():
+    alone, together = norm_looks(["bn", "mine"]), norm_looks(["zz", "mine", "bn", "none"])
+    assert {norm: together[norm] for norm in alone} == alone
+    assert optimizer_dashes(["adam"]) == {"adam": "-"}
+    assert optimizer_dashes(["adam", "sgd"]) == {"adam": (0, (1, 1.5)), "sgd": "-"}
+
+
+def test_accuracy_limits_do_not_exaggerate_and_keep_every_end():
+    flat = {"a": (np.array([0.0, 1, 2]), np.array([0.1, 0.801, 0.802]))}
+    low, high = panels.accuracy_limits(flat, {"a"})
+    assert high - low >= 0.05
+    ended_low = flat | {"b": (np.array([0.0, 1, 2]), np.array([0.1, 0.9, 0.3]))}
+    assert panels.accuracy_limits(ended_low, {"a", "b"})[0] < 0.3
+
+
+def test_first_steps_are_cut_from_long_curves_only_and_the_caption_says_how_many():
+    def one(points):
+        return {"a": (np.arange(points, dtype=float), np.linspace(0.1, 0.9, points))}
+
+    assert panels.accuracy_limits(one(6), {"a"})[0] < 0.26
+    assert panels.accuracy_limits(one(101), {"a"})[0] > 0.1
+    line = facets.Line("bn", "adam", ("a",))
+    assert captions._outside([facets.Row("", (line,))], one(5), [(0.2, 0.8)]) == [2, 1, 5]
+
+
+def test_an_exploding_start_does_not_flatten_the_loss_panel():
+    losses = {"a": (np.arange(100.0), np.r_[1e6, np.linspace(2, 1, 99)]), "b": (np.array([1.0]), np.array([1e30]))}
+    assert panels.loss_limits(losses, {"a"})[1] < 10
+
+
+def test_labels_at_line_ends_never_overlap(tmp_path):
+    for norm, end in (("none", 0.80), ("bn", 0.836), ("ln", 0.87), ("gn", 0.5)):
+        write_run(tmp_path, norm=norm, accuracies=(0.1, 0.4, end))
+    [item] = drawn(tmp_path)
+    assert not item.figure.legends
+    item.figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in item.figure.axes[0].texts), key=lambda box: box.y0)
+    assert all(high.y0 - low.y0 >= 8 * item.figure.dpi / 72 for low, high in itertools.pairwise(boxes))
+    assert max(box.x1 for box in boxes) < item.figure.axes[1].get_window_extent().x0
+
+
+def test_the_svg_carries_its_caption_and_fonts_and_no_id_twice(tmp_path):
+    pair(tmp_path)
+    files = report(tmp_path)
+    svg = ElementTree.fromstring(files["figures/curves.svg"])
+    [item] = drawn(tmp_path)
+    assert svg.find("{http://www.w3.org/2000/svg}desc").text == item.caption
+    ids = [node.get("id") for node in svg.iter() if node.get("id")]
+    assert len(ids) == len(set(ids))
+    assert b">Validation accuracy</text>" in files["figures/curves.svg"]
+    assert b"/Type3" not in files["figures/curves.pdf"]

@@ -1,0 +1,168 @@
+"""Sweeps: what they expand to, what is joined, skipped, refused and recorded."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from normbench import records
+from normbench.app import register_plugins
+from normbench.config import ConfigError, run_id
+from normbench.sweep import jobs
+
+FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
+
+
+@pytest.fixture
+def plan():
+    register_plugins()
+
+    def make(*typed):
+        with initialize_config_module("normbench.conf", version_base="1.3"):
+            return jobs.plan(GlobalHydra.instance().config_loader(), typed)
+
+    return make
+
+
+def test_every_combination_once_in_the_order_typed(plan):
+    planned = plan("norm=none,bn", "optimizer=sgd,adam", "seed=range(0,3)")
+    assert planned.asked == len(planned.jobs) == 12
+    words = [(job.config.norm["name"], job.config.optimizer["name"], job.config.seed) for job in planned.jobs]
+    assert words == [(n, o, s) for n in ("none", "bn") for o in ("sgd", "adam") for s in range(3)]
+
+
+def test_a_planned_config_is_the_one_that_hydra_composes(plan, compose):
+    typed = ("norm=bn", "optimizer=momentum", "optimizer.momentum=0.8", "model.hidden=[32,16]", "+optimizer.nesterov=true")
+    (job,) = plan(*typed).jobs
+    assert job.config == compose(*typed)
+    assert job.overrides == typed
+
+
+def test_a_setting_goes_to_those_that_have_the_key(plan):
+    planned = plan("norm=none,bn", "norm.momentum=0.2", "clip=none,norm", "clip.max_norm=1")
+    assert len(planned.jobs) == 4
+    assert [job.config.norm.get("momentum") for job in planned.jobs] == [None, None, 0.2, 0.2]
+    assert [job.config.clip.get("max_norm") for job in planned.jobs] == [None, 1, None, 1]
+
+
+def test_equal_jobs_are_joined(plan):
+    assert [job.config.seed for job in plan("seed=1,1,1").jobs] == [1]
+    planned = plan("norm=none,bn", "norm.momentum=0.1,0.2")  # none has no momentum: once
+    assert (planned.asked, len(planned.jobs)) == (4, 3)
+    assert len(plan("optimizer.lr=1e-3,0.001,0.0010").jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["norm=none", "norm.momentum=0.2"], "unknown key norm.momentum"),
+        (["clip=none,norm", "clip.max_value=1"], "unknown key clip.max_value; clip has: max_norm, name"),
+        (["optimizer.lr=0.1,abc"], "optimizer.lr must be a number, got 'abc'"),
+        (["epochs=1,0"], "epochs must be a whole number >= 1, got 0"),
+        (["seed=1", "seed=2"], "seed is given twice"),
+        (["optimizer.lr=0.1", "+optimizer.lr=0.2"], "optimizer.lr is given twice"),
+    ],
+)
+def test_one_bad_job_stops_the_whole_sweep(plan, typed, words):
+    with pytest.raises(ConfigError) as error:
+        plan(*typed)
+    assert words in str(error.value)
+
+
+def test_composing_a_thousand_jobs_is_quick_because_choices_are_composed_once(plan, monkeypatch):
+    calls = []
+    real = jobs._Composer._compose
+    monkeypatch.setattr(jobs._Composer, "_compose", lambda self, texts: calls.append(texts) or real(self, texts))
+    assert len(plan("norm=none,bn", "optimizer.lr=0.1,0.2", "seed=range(0,5)").jobs) == 20
+    assert len(set(calls)) == 2
+
+
+def sweep(folder, *typed, fast=FAST):
+    command = [sys.executable, "-m", "normbench", "train", "-m", *fast, *typed]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def tree(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
+
+
+def test_the_same_sweep_again_trains_nothing_and_changes_no_byte(tmp_path):
+    first = sweep(tmp_path, "norm=none,bn", "optimizer=sgd,adam", "seed=0,1")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[0] == "8 runs: 0 done before, 8 to train, 0 impossible"
+    assert first.stdout.splitlines()[-1] == "done: results/runs; next: normbench report results/runs"
+    before = tree(tmp_path)
+    again = sweep(tmp_path, "seed=1,0", "optimizer=adam,sgd", "norm=bn,none", "norm.eps=0.00001")
+    assert again.stdout.splitlines()[0] == "8 runs: 8 done before, 0 to train, 0 impossible"
+    assert tree(tmp_path) == before
+
+
+def test_broken_runs_are_redone_and_whole_ones_left_alone(tmp_path):
+    sweep(tmp_path, "seed=0,1,2,3")
+    whole, no_status, cut, altered = records.find_runs(tmp_path)
+    (no_status / "run.json").unlink()
+    (cut / "checkpoint.pt").write_bytes((cut / "checkpoint.pt").read_bytes()[:-100])
+    (altered / "metrics.csv").write_text("step\n")
+    before = tree(whole)
+    again = sweep(tmp_path, "seed=0,1,2,3")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[0] == "4 runs: 1 done before, 3 to train, 0 impossible"
+    assert f"{cut.relative_to(tmp_path)}/checkpoint.pt is damaged" in again.stderr
+    assert tree(whole) == before
+    assert all(records.verify(folder)["state"] == "complete" for folder in records.find_runs(tmp_path))
+
+
+def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path):
+    answer = sweep(tmp_path, "norm=none,bn", "dataset.train_size=120", fast=("dataset=synthetic", "epochs=1", "batch_size=1"))
+    assert answer.returncode == 0, answer.stderr
+    states = {r["norm"]: (r["state"], r["reason"]) for r in map(records.read_run, records.find_runs(tmp_path))}
+    assert states["none"] == ("complete", None)
+    assert states["bn"][0] == "skipped"
+    assert "at least 2 values per channel" in states["bn"][1]
+
+
+def test_failures_are_all_named_and_the_rest_is_trained(tmp_path):
+    (tmp_path / "breaks.py").write_text(
+        "from torch import nn\n"
+        "class Breaks(nn.Module):\n"
+        "    def __init__(self, num_features, at):\n"
+        "        super().__init__(); self.at, self.n = at, 0\n"
+        "    def forward(self, x):\n"
+        "        self.n += self.training\n"
+        "        if self.n == self.at: raise RuntimeError(f'broke at {self.at}')\n"
+        "        return x\n"
+    )
+    answer = sweep(tmp_path, "norm._target_=breaks.Breaks", "~norm.eps", "~norm.momentum", "~norm.affine", "+norm.at=3,5,999")
+    assert answer.returncode == 1
+    assert "RuntimeError: broke at 3" in answer.stdout
+    assert "RuntimeError: broke at 5" in answer.stdout
+    assert "1 complete" in answer.stdout
+    assert answer.stdout.splitlines()[-1].startswith("some runs failed: results/runs")
+
+
+def test_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
+    answer = sweep(tmp_path, "norm=none,bn", "seed=0,1", "--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("results/runs/mlp-") == 4
+    assert "nothing was started" in answer.stdout.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runs_result_does_not_depend_on_what_ran_before_it(tmp_path):
+    sweep(tmp_path, "seed=0,1", "model.dropout=0.3", "out=forward")
+    sweep(tmp_path, "seed=1,0", "model.dropout=0.3", "out=backward")
+    for one, other in zip(records.find_runs(tmp_path / "forward"), records.find_runs(tmp_path / "backward"), strict=True):
+        a, b = (records.read_metrics(folder / "metrics.csv") for folder in (one, other))
+        assert one.name == other.name
+        assert [{**row, "train_s": 0} for row in a] == [{**row, "train_s": 0} for row in b]
+        assert records.read_run(one)["test_loss"] == records.read_run(other)["test_loss"]
+
+
+def test_run_ids_of_a_sweep_are_those_of_single_runs(tmp_path, compose):
+    sweep(tmp_path, "seed=0", "optimizer.lr=0.01,1", "norm.momentum=0.2")
+    names = {path.name for path in records.find_runs(tmp_path)}
+    assert names == {run_id(compose(*FAST, f"optimizer.lr={lr}", "norm.momentum=0.2")) for lr in ("0.01", "1")}
