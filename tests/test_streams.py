@@ -25,7 +25,19 @@ def test_derive_gives_a_seed_that_torch_and_numpy_take():
 
 
 def test_distinct_keys_are_distinct():
-    keys = [(1, 23), (12, 3), ("1", 23), (1, "23"), (123,), ("a", "b"), ("ab",), ("a,b",), ("a', 'b",), ("weights", 0), (0, "weights")]
+    keys = [
+        (1, 23),
+        (12, 3),
+        ("1", 23),
+        (1, "23"),
+        (123,),
+        ("a", "b"),
+        ("ab",),
+        ("a,b",),
+        ("a', 'b",),
+        ("weights", 0),
+        (0, "weights"),
+    ]
     assert len({streams.derive(*key) for key in keys}) == len(keys)
 
 
@@ -83,7 +95,9 @@ def test_split_draws_every_image_equally_often():
 
 def test_a_class_that_is_too_small_is_refused():
     labels = np.array([0] * 20 + [7] * 4)
-    with pytest.raises(ValueError, match=r"val_fraction=0\.1 of the 4 training images of class 7 is 0.*try val_fraction"):
+    with pytest.raises(
+        ValueError, match=r"val_fraction=0\.1 of the 4 training images of class 7 is 0.*try val_fraction"
+    ):
         streams.split(labels, 0.1, 0)
     with pytest.raises(ValueError, match="class 7 is 4"):
         streams.split(labels, 0.9, 0)
