@@ -39,6 +39,10 @@ class Damaged(ValueError):
     """A file is missing, torn, altered or of another format; the message names it and says why."""
 
 
+class Newer(Damaged):
+    """A file of a newer normbench: not damaged, but not to be read, and least of all to be replaced, by this one."""
+
+
 # ---------------------------------------------------------------------------------------------------- writing
 
 
@@ -128,9 +132,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{path} is damaged: it must hold an object")
     version = record.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        hint = "; it was written by a newer normbench: upgrade" if newer else ""
-        raise Damaged(f"{path}: format_version must be {FORMAT_VERSION}, it is {version!r}{hint}")
+        if type(version) is int and version > FORMAT_VERSION:
+            raise Newer(f"{path} was written by a newer normbench (format_version {version}): upgrade")
+        raise Damaged(f"{path}: format_version must be {FORMAT_VERSION}, it is {version!r}")
     problem = _problem(record)
     if problem:
         raise Damaged(f"{path} is damaged: {problem}")

@@ -3,20 +3,17 @@
 import contextlib
 import json
 import logging
-import platform
 import signal
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from normbench import __version__, build, records, streams
-from normbench.config import RESULTS_VERSION, ConfigError, RunConfig, identity, to_yaml
+from normbench import build, manifest, records, streams
+from normbench.config import ConfigError, RunConfig, identity, to_yaml
 from normbench.dataset import DataError
 
 log = logging.getLogger("normbench")
@@ -56,6 +53,8 @@ def finished(config: RunConfig) -> Outcome | None:
         return None
     try:
         record = records.verify(folder)
+    except records.Newer as error:
+        raise ConfigError(f"{error}, or use another out=FOLDER") from None
     except records.Damaged as error:
         log.warning("%s; making it again", error)
         return None
@@ -126,7 +125,7 @@ class Attempt:
         from normbench.train import Progress
 
         self.config, self.built, self.folder = config, built, config.folder
-        self.progress = Progress()
+        self.progress, self.saved = Progress(), Progress()  # how far it is, how far the checkpoint reaches
         self.total_steps = config.epochs * built.steps_per_epoch
         self.stop_step = (config.stop_epoch or config.epochs) * built.steps_per_epoch
         self.eval_every = config.eval.every_steps or built.steps_per_epoch
@@ -142,7 +141,7 @@ class Attempt:
         try:
             records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
             self.commit("running")
-            announce(self.headline())
+            announce(manifest.headline(self.config, self.built, self.progress, self.total_steps))
             with self.signals():
                 for row in self.rows(bar):
                     log.info(" ".join(f"{key}={value:.6g}" for key, value in row.items() if value is not None))
@@ -153,7 +152,7 @@ class Attempt:
             raise Interrupted(outcome, self.signum or signal.SIGINT) from error
         except Exception as error:
             log.error("%s", traceback.format_exc())
-            return self.commit("failed", reason=_in_words(error, self.folder))
+            return self.commit("failed", reason=f"{_in_words(error, self.folder)} (at step {self.progress.step})")
 
     def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
         """Train; the rows as they are measured."""
@@ -263,10 +262,10 @@ class Attempt:
         facts = {
             "run_id": self.folder.name,
             "config": json.dumps(self.config.to_dict()),
-            "environment": self.environment(),
+            "environment": manifest.environment(self.config, self.built),
         }
         records.write(path, checkpoint.pack(self.built, self.progress, facts, to_resume=keep == "all"))
-        self.saved_at = time.monotonic()
+        self.saved, self.saved_at = self.progress.copy(), time.monotonic()
 
     def save_now_and_then(self) -> None:
         if self.progress.step < self.stop_step and time.monotonic() - self.saved_at >= self.config.checkpoint.every_s:
@@ -290,94 +289,32 @@ class Attempt:
         _refuse_other_data(self.config, content["data_fingerprint"], self.built.data.fingerprint, self.folder)
         if "optimizer" not in content:  # made with checkpoint.keep=weights, then another file was damaged
             return
-        if content["environment"] != self.environment():
+        if content["environment"] != manifest.environment(self.config, self.built):
             log.warning(
                 "resuming with %s what began with %s: the last bits may differ",
-                _words(self.environment()), _words(content["environment"]),
+                _words(manifest.environment(self.config, self.built)), _words(content["environment"]),
             )  # fmt: skip
         checkpoint.restore(content, self.built, self.progress)
+        self.saved = self.progress.copy()
         log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
 
     # --------------------------------------------------------------------------------------------------- record
 
-    def environment(self) -> dict[str, Any]:
-        """What bits depend on, beside the config."""
-        import torch
-
-        device = self.built.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        return {"torch": str(torch.__version__), "device": name, "threads": self.config.threads}
-
-    def headline(self) -> str:
-        config, built = self.config, self.built
-        count = sum(p.numel() for p in built.model.parameters())
-        where = f" from step {self.progress.step:,}" if self.progress.step else ""
-        return (
-            f"{config.model['name']} ({count:,} parameters) norm={config.norm['name']} "
-            f"optimizer={config.optimizer['name']} clip={config.clip['name']} on {config.dataset['name']} "
-            f"({len(built.data.train[1]):,} training images), seed {config.seed}: "
-            f"{self.total_steps:,} steps{where} on {built.device}"
-        )
-
     def commit(self, state: str, **results: Any) -> Outcome:
-        """Write metrics.csv, then run.json: the mark that says what the folder now holds."""
-        records.write(self.folder / "metrics.csv", records.metrics_csv(self.progress.rows))
-        record = self.record(state, **results)
+        """Write metrics.csv, then run.json: the mark that says what the folder now holds.
+
+        A run that can go on is described as far as its checkpoint reaches: no row is ever ahead of the weights.
+        """
+        progress = self.progress if state in ("complete", "diverged") else self.saved
+        records.write(self.folder / "metrics.csv", records.metrics_csv(progress.rows))
+        record = manifest.of_run(self.config, self.built, progress, state)
+        record |= {"started_at": self.started_at, **results}
         names = ["config.yaml", "metrics.csv"]
         # the checkpoint of a run that goes on is replaced before run.json is, so only an ended one is listed
         names += ["checkpoint.pt"] if state != "running" and (self.folder / "checkpoint.pt").exists() else []
         record["files"] = {name: records.sha256((self.folder / name).read_bytes()) for name in names}
         records.write(self.folder / "run.json", records.run_json(record))
         return Outcome(state, self.folder, record)
-
-    def record(self, state: str, **results: Any) -> dict[str, Any]:
-        config, built, progress = self.config, self.built, self.progress
-        last = progress.rows[-1] if progress.rows else {}
-        return {
-            **_head(config, state),
-            "val_loss": last.get("val_loss"),
-            "val_acc": last.get("val_acc"),
-            "train_s": progress.train_s,
-            **results,
-            "steps": progress.step,
-            "total_steps": self.total_steps,
-            "epochs": config.epochs,
-            "epochs_done": progress.step // built.steps_per_epoch,
-            "batch_size": config.batch_size,
-            "diverged_step": progress.diverged_step,
-            "eval_s": progress.eval_s,
-            "n_params": sum(p.numel() for p in built.model.parameters()),
-            "n_train": len(built.data.train[1]),
-            "n_val": len(built.data.val[1]),
-            "n_test": len(built.data.test[1]),
-            "data_fingerprint": built.data.fingerprint,
-            "started_at": self.started_at,
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": str(built.device),
-            "environment": self.environment(),
-            **_tail(config),
-        }
-
-
-def _head(config: RunConfig, state: str) -> dict[str, Any]:
-    return {
-        "run_id": config.folder.name,
-        "name": config.name,
-        "state": state,
-        **{group: getattr(config, group)["name"] for group in ("model", "norm", "optimizer", "clip", "dataset")},
-        "seed": config.seed,
-        **dict.fromkeys(("test_loss", "test_acc", "val_loss", "val_acc", "train_s", "reason")),
-    }
-
-
-def _tail(config: RunConfig) -> dict[str, Any]:
-    return {
-        "versions": {"normbench": __version__, "python": platform.python_version()},
-        "git_commit": git_commit(),
-        "results_version": RESULTS_VERSION,
-        "format_version": records.FORMAT_VERSION,
-        "config": config.to_dict(),
-    }
 
 
 def record_skipped(config: RunConfig, reason: str) -> None:
@@ -386,7 +323,7 @@ def record_skipped(config: RunConfig, reason: str) -> None:
         if records.read_run(config.folder)["state"] == "skipped":
             return
     with records.Lock(config.folder):
-        record = {**_head(config, "skipped"), "reason": reason, "files": {}, **_tail(config)}
+        record = manifest.skipped(config, reason)
         records.write(config.folder / "run.json", records.run_json(record))
 
 
@@ -398,14 +335,3 @@ def _in_words(error: Exception, folder: Path) -> str:
 
 def _words(environment: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in environment.items())
-
-
-@lru_cache
-def git_commit() -> str | None:
-    """The commit of the checkout that normbench runs from, with `-dirty` where files differ from it; None elsewhere."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    with contextlib.suppress(OSError):
-        tracked = subprocess.run([*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True)
-        if tracked.returncode == 0:
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
-    return None

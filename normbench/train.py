@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class Progress:
     diverged_step: int | None = None
     rows: list[Row] = field(default_factory=list)
     window: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def copy(self) -> "Progress":
+        """As it is now; later steps do not change it."""
+        return replace(self, rows=list(self.rows), window=list(self.window))
 
 
 def train(

@@ -19,14 +19,11 @@ MODULES = sorted((ROOT / "normbench").rglob("*.py"))
 RUNTIME = {"model": {"norm", "input_shape", "num_classes"}, "schedule": {"steps_per_epoch"}}  # only build.py knows
 MISSING = "???"
 
-each_yaml = pytest.mark.parametrize("path", YAMLS, ids=[f"{p.parent.name}/{p.stem}" for p in YAMLS])
+# ------------------------------------------------------------------------------------------------------- YAML and class
 
 
 def relative(path):
     return str(path.relative_to(ROOT))
-
-
-# ------------------------------------------------------------------------------------------------ YAML and class
 
 
 def read(path):
@@ -36,6 +33,12 @@ def read(path):
 def target_of(path):
     module, _, name = read(path)["_target_"].rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def each_yaml(package=""):
+    """Once for every choice whose class is of this package."""
+    paths = [path for path in YAMLS if str(read(path).get("_target_")).startswith(package)]
+    return pytest.mark.parametrize("path", paths, ids=relative)
 
 
 def parameters(cls):
@@ -60,7 +63,7 @@ def test_there_is_something_to_check():
     assert len(MODULES) >= 40
 
 
-@each_yaml
+@each_yaml()
 def test_a_choice_is_a_short_file_with_a_comment_and_its_own_name(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 15
@@ -76,21 +79,17 @@ def test_only_the_users_own_data_set_lacks_a_name():
     assert read(ROOT / "conf/dataset/imagefolder.yaml")["root"] == MISSING
 
 
-@each_yaml
+@each_yaml("normbench.")
 def test_our_class_lives_where_its_name_says_alone(path):
     target = read(path)["_target_"]
-    if not target.startswith("normbench."):
-        pytest.skip("not ours")
     group, stem = path.parent.name, path.stem
     module, _, name = target.rpartition(".")
     assert module == f"normbench.{group}.{stem}"
     assert getattr(importlib.import_module(module), "__all__", None) == [name]
 
 
-@each_yaml
+@each_yaml("normbench.")
 def test_our_class_and_its_yaml_have_the_same_keys_and_defaults(path):
-    if not read(path)["_target_"].startswith("normbench."):
-        pytest.skip("not ours")
     given = {key: value for key, value in read(path).items() if key not in ("name", "_target_")}
     runtime = RUNTIME.get(path.parent.name, set())
     known = {name: value for name, value in parameters(target_of(path)).items() if name not in runtime}
@@ -99,12 +98,10 @@ def test_our_class_and_its_yaml_have_the_same_keys_and_defaults(path):
         assert same(given[key], known[key]), f"{key}: {given[key]!r} in the YAML, {known[key]!r} in the class"
 
 
-@each_yaml
+@each_yaml("torch.")
 def test_a_torch_class_keeps_its_defaults(path):
     """The lr may differ, and what tells two choices of one class apart (momentum from sgd)."""
     settings = read(path)
-    if not settings["_target_"].startswith("torch."):
-        pytest.skip("not torch's")
     siblings = [read(p) for p in path.parent.glob("*.yaml") if read(p)["_target_"] == settings["_target_"]]
     known = parameters(target_of(path))
     for key in settings.keys() - {"name", "_target_"}:
@@ -120,7 +117,7 @@ def test_every_part_has_a_yaml(group):
     assert files <= {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
 
 
-# ------------------------------------------------------------------------------------------------------- imports
+# -------------------------------------------------------------------------------------------------------------- imports
 
 
 def imported(path, top_level_only=False):
@@ -235,7 +232,7 @@ def test_records_report_and_data_sets_load_without_torch(tmp_path):
     assert not packages & {"torch", "torchvision"}
 
 
-# ----------------------------------------------------------------------------------------------------- packaging
+# ------------------------------------------------------------------------------------------------------------ packaging
 
 
 def test_pyproject_lists_the_packages_on_disk():

@@ -54,7 +54,7 @@ def biases(model):
     return [layer.bias is not None for layer in weight_layers(model)]
 
 
-# ----------------------------------------------------------------------------------------- the contract, each model
+# --------------------------------------------------------------------------------------------- the contract, each model
 
 
 @pytest.mark.parametrize("norm", ["none", "bn"])
@@ -135,7 +135,7 @@ def test_initial_state_of_the_norms_is_untouched_by_the_check(network, model_set
             assert layer.running_mean.abs().max() == 0
 
 
-# --------------------------------------------------------------------------------------------------------- structure
+# ------------------------------------------------------------------------------------------------------------ structure
 
 
 def test_mlp_course(network):
@@ -218,7 +218,7 @@ def test_lenet_has_as_many_parameters_as_counted_by_hand(network, shape, norm, e
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
-# ------------------------------------------------------------------------------------------------- numbers, by hand
+# ----------------------------------------------------------------------------------------------------- numbers, by hand
 
 
 def relu(x):
@@ -284,7 +284,7 @@ def test_activations_by_hand(network, activation, formula):
     np.testing.assert_allclose(model(x).detach().numpy(), hidden @ head[0].T + head[1], rtol=1e-10, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------- bad settings
+# --------------------------------------------------------------------------------------------------------- bad settings
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def descend(bowl, optimizer, steps):
     return np.array(places)
 
 
-# ---------------------------------------------------------------------------------- the formulas, written out by hand
+# ------------------------------------------------------------------------------------ the formulas, written out by hand
 
 
 def sgd(x, steps, lr, weight_decay):
@@ -106,7 +106,7 @@ def test_adams_first_step_is_lr_whatever_the_gradient():
     np.testing.assert_allclose(descend(bowl, optimizer, 1)[0], START - 0.01 * np.sign(gradient(START)), rtol=1e-8)
 
 
-# ------------------------------------------------------------------------------------- the contract, each optimizer
+# ----------------------------------------------------------------------------------------- the contract, each optimizer
 
 
 def test_it_goes_down(optimizer_settings):
@@ -167,7 +167,7 @@ def test_lr_is_the_configs(optimizer_settings):
     assert {group["lr"] for group in optimizer.param_groups} == {0.0123}
 
 
-# ---------------------------------------------------------------------------------------------- any class of torch's
+# ------------------------------------------------------------------------------------------------- any class of torch's
 
 
 def test_a_class_without_a_fused_form_works():

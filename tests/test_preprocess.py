@@ -24,7 +24,7 @@ def as_numbers(images):
     return images.numpy().astype(np.float64) / 255
 
 
-# ---------------------------------------------------------------------------------------- the contract, each choice
+# -------------------------------------------------------------------------------------------- the contract, each choice
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_black_and_white_pictures_stay_finite(preprocess_settings):
         assert preprocess(torch.full_like(images, 77)).isfinite().all()
 
 
-# ----------------------------------------------------------------------------------------------------------- formulas
+# ------------------------------------------------------------------------------------------------------------- formulas
 
 
 def test_scale_is_a_division_by_255():

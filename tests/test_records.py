@@ -125,7 +125,7 @@ def record(**values):
         ("{", "is damaged"),
         ("[]", "must hold an object"),
         ('{"a": NaN}', "not a number of JSON"),
-        (json.dumps(record(format_version=999)), "newer normbench: upgrade"),
+        (json.dumps(record(format_version=999)), "written by a newer normbench"),
         (json.dumps(record(format_version="abc")), "format_version must be 1"),
         (json.dumps({"format_version": 1}), "no run_id"),
         (json.dumps(record(format_version=True)), "format_version must be 1"),

@@ -255,7 +255,7 @@ def break_all(root):
     (folder / "run.json").write_text((folder / "run.json").read_text()[:200])
     (run("altered", "metrics.csv is damaged: its sha256") / "metrics.csv").write_text("step\n1\n")
     (run("missing", "metrics.csv is missing") / "metrics.csv").unlink()
-    run("newer", "format_version must be 1, it is 999; it was written by a newer normbench: upgrade",
+    run("newer", "run.json was written by a newer normbench (format_version 999): upgrade",
         top={"format_version": 999})  # fmt: skip
     run("text", "format_version must be 1, it is 'abc'", top={"format_version": "abc"})
     run("interrupted", "after step 200 of 200", state="running")

@@ -171,6 +171,14 @@ def test_a_folder_of_another_config_is_refused(config, reference):
         quiet(config("name=reference"))
 
 
+def test_a_folder_of_a_newer_normbench_is_not_touched(config, reference):
+    text = (reference / "run.json").read_text().replace('"format_version": 1', '"format_version": 2')
+    (reference / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match="written by a newer normbench"):
+        quiet(config("name=reference"))
+    assert (reference / "run.json").read_text() == text
+
+
 def test_other_data_under_the_same_name_are_refused(config, monkeypatch):
     from normbench.dataset.synthetic import Synthetic
 
@@ -202,7 +210,7 @@ def test_a_failure_in_training_is_recorded_and_can_be_tried_again(config, refere
     monkeypatch.setattr(run.Attempt, "measure", failing)
     outcome = quiet(settings)
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
-    assert outcome.record["reason"] == "RuntimeError: the roof came down"
+    assert outcome.record["reason"] == "RuntimeError: the roof came down (at step 20)"
     assert "Traceback" in (outcome.folder / "train.log").read_text()
     monkeypatch.undo()
     assert_same_end(quiet(settings).folder, reference)

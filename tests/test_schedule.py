@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step, checked against their formulas."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ def made(settings, steps_per_epoch=10, **changes):
     return build.part("schedule", {**settings, **changes}, steps_per_epoch=steps_per_epoch)
 
 
-# ---------------------------------------------------------------------------------------- the contract, each choice
+# -------------------------------------------------------------------------------------------- the contract, each choice
 
 
 @given(steps_per_epoch=st.integers(1, 50), epochs=st.integers(1, 20), warmup_share=st.floats(0, 1), data=st.data())
@@ -68,7 +69,7 @@ def test_a_warmup_is_refused(schedule_settings, warmup_epochs):
         made(schedule_settings, warmup_epochs=warmup_epochs)
 
 
-# --------------------------------------------------------------------------------------------------------- formulas
+# ------------------------------------------------------------------------------------------------------------- formulas
 
 
 def test_constant():
@@ -97,7 +98,7 @@ def test_cosine_is_stretched_over_what_the_warmup_leaves(step, factor):
 @given(total=st.integers(1, 300), final=st.floats(0, 1))
 def test_cosine_never_rises_and_ends_above_its_final_factor(total, final):
     factors = [Cosine(10, final_factor=final)(step, total) for step in range(total)]
-    assert all(b <= a + 1e-15 for a, b in zip(factors, factors[1:], strict=False))
+    assert all(b <= a + 1e-15 for a, b in pairwise(factors))
     assert factors[-1] >= final - 1e-15
     assert factors[-1] - final <= (1 - final) * (math.pi / total) ** 2  # one step before the end: 1 - cos is quadratic
 

@@ -99,7 +99,7 @@ def run(model, batches, **more):
     return list(rows), progress
 
 
-# --------------------------------------------------------------------------------------------------------------- rows
+# ----------------------------------------------------------------------------------------------------------------- rows
 
 
 def test_row_0_comes_before_the_first_batch_is_asked_for():
@@ -170,7 +170,7 @@ def test_what_is_measured_goes_into_the_row_as_it_is():
     assert [row["val_loss"] for row in rows] == [0.1, 0.2, 0.3]
 
 
-# ---------------------------------------------------------------------------------------------------------- the method
+# ----------------------------------------------------------------------------------------------------------- the method
 
 
 def test_steps_by_hand():
@@ -259,7 +259,7 @@ def test_every_step_is_in_training_mode_though_each_evaluation_is_not():
     assert modes == [True] * 10
 
 
-# ------------------------------------------------------------------------------------------------------------ divergence
+# ----------------------------------------------------------------------------------------------------------- divergence
 
 
 @pytest.mark.parametrize(("bad_at", "rows_kept"), [(1, 1), (3, 1), (4, 1), (5, 2), (8, 2), (10, 3)])
@@ -329,7 +329,7 @@ def test_steps_are_timed_and_evaluations_are_not():
     assert progress.train_s == pytest.approx(seconds[2], abs=5e-3)
 
 
-# -------------------------------------------------------------------------------------------------------------- no waits
+# ------------------------------------------------------------------------------------------------------------- no waits
 
 
 class NoSync(TorchDispatchMode):
@@ -372,12 +372,12 @@ def test_no_sync_would_notice():
         return loss
 
     mode = NoSync()
+    mode.allowed = False
     with mode, pytest.raises(AssertionError, match="_local_scalar_dense"):
-        mode.allowed = False
         run(linear(), batches_of(1), loss_fn=reads)
 
 
-# ---------------------------------------------------------------------------------------------------- stop and go on
+# ------------------------------------------------------------------------------------------------------- stop and go on
 
 
 def untimed(rows):
@@ -441,7 +441,7 @@ def test_time_adds_up_over_the_parts_of_a_run():
     assert 0 < first < rows[-1]["train_s"]
 
 
-# --------------------------------------------------------------------------------------------------------------- evaluate
+# ------------------------------------------------------------------------------------------------------------- evaluate
 
 
 def by_hand(model, images, labels):
