@@ -5,9 +5,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -109,10 +108,28 @@ def train(args: Sequence[str]) -> int:
         if dashed and dashed[1].partition("=")[0].replace("_", "-") not in HYDRA_FLAGS:
             print(f"normbench: settings have no dashes: type {dashed[1]} instead of {arg}", file=sys.stderr)
             return 2
-    sys.argv = ["normbench train", *args]
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    with _for_this_call(["normbench train", *args]):
+        return _call_hydra(full_error)
+
+
+@contextlib.contextmanager
+def _for_this_call(argv: list[str]) -> Iterator[None]:
+    """What Hydra reads from the process, and a path to a user's own classes where normbench is started."""
+    before = sys.argv, sys.path, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, sys.path = argv, [*sys.path, os.getcwd()]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
-    sys.path.append(os.getcwd())  # a user's own classes may lie where normbench is started
+    try:
+        yield
+    finally:
+        sys.argv, sys.path = before[:2]
+        if before[2] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[2]
+
+
+def _call_hydra(full_error: bool) -> int:
     _warnings_to_terminal()
     try:
         register_plugins()
@@ -124,7 +141,7 @@ def train(args: Sequence[str]) -> int:
         print("\ninterrupted before a run began", file=sys.stderr)
         return 130
     except SystemExit as exit_:
-        return _argparse_code(exit_.code)
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
     except _Stop as stop:
         return _explain(stop.error, full_error)
     except Exception as error:
@@ -154,10 +171,6 @@ def _for_those_that_have_it(arg: str) -> str:
         if not OverridesParser.create().parse_override(arg).is_sweep_override():
             return f"{key}=choice({value})"
     return arg
-
-
-def _argparse_code(code: Any) -> int:
-    return code if isinstance(code, int) else 0 if code is None else 2
 
 
 def exit_code(error: Exception) -> int | None:
@@ -212,7 +225,6 @@ class _TerminalHandler(logging.Handler):
 def _warnings_to_terminal() -> None:
     log = logging.getLogger("normbench")
     log.setLevel(logging.INFO)
-    log.propagate = False
     if not any(isinstance(handler, _TerminalHandler) for handler in log.handlers):
         log.addHandler(_TerminalHandler(logging.WARNING))
 

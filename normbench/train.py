@@ -59,7 +59,11 @@ def train(
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if not progress.rows:
         lr = base_lrs[0] * schedule(0, total_steps, [])
-        yield _add_row(progress, 0, 0.0, lr, {}, _timed(measure, progress))
+        measured = _timed(measure, progress)
+        if not _all_finite(measured):
+            progress.diverged_step = 0
+            return
+        yield _add_row(progress, 0, 0.0, lr, {}, measured)
 
     model.train()
     started = time.perf_counter()
@@ -85,7 +89,7 @@ def train(
             if progress.diverged_step is not None:
                 return
             measured = _timed(measure, progress)
-            if not all(math.isfinite(value) for value in measured.values()):
+            if not _all_finite(measured):
                 progress.diverged_step = progress.step
                 return
             progress.window.clear()
@@ -109,6 +113,10 @@ def _timed(measure: Callable[[], Mapping[str, float]], progress: Progress) -> Ma
     measured = measure()
     progress.eval_s += time.perf_counter() - started
     return measured
+
+
+def _all_finite(measured: Mapping[str, float]) -> bool:
+    return all(math.isfinite(value) for value in measured.values())
 
 
 def _read(window: Sequence[tuple[Tensor, ...]]) -> Tensor:

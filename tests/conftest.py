@@ -19,7 +19,7 @@ from normbench.app import register_plugins
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
-# the same examples at every run; no folder of its own; a slow machine is no failure
+# the same examples at every run; a slow machine is no failure
 settings.register_profile("normbench", database=None, deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("normbench")
 
@@ -33,9 +33,17 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(argument, choices, ids=[path.stem for path in paths])
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    """One thread, and none of what a run in this process sets (streams.set_determinism) is left for the next test.
+
+    Flushed denormals, above all: hypothesis refuses to make floats under them.
+    """
     torch.set_num_threads(1)
+    yield
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture(autouse=True)

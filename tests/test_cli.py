@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from normbench import records
+from normbench import cli, records
 
 FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 
@@ -90,13 +90,23 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("typed", REFUSED)
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(normbench, tmp_path, typed):
-    answer = normbench("train", *typed.split())
-    assert answer.returncode == 2
-    assert answer.stdout == ""
-    assert answer.stderr.startswith("normbench: ")
-    assert answer.stderr.count("\n") == 1
-    assert REFUSED[typed] in answer.stderr
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(tmp_path, monkeypatch, capsys, typed):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(["train", *typed.split()])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.startswith("normbench: ")
+    assert err.count("\n") == 1
+    assert REFUSED[typed] in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_so_it_is_in_a_process_of_its_own(normbench, tmp_path):
+    for typed in ("norm=foo", "optimizer.lrr=1", "batch_size=999999"):
+        answer = normbench("train", typed)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert answer.stderr.count("\n") == 1
+        assert REFUSED[typed] in answer.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -120,15 +120,10 @@ def test_every_part_has_a_yaml(group):
 # -------------------------------------------------------------------------------------------------------------- imports
 
 
-def imported(path, top_level_only=False):
+def imported(path):
     """The modules that a file imports; for `from a import b` both a and a.b, since b may be a module."""
-    nodes = ast.parse(path.read_text())
-    todo, found = [nodes], set()
-    while todo:
-        node = todo.pop()
-        if top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        todo += ast.iter_child_nodes(node)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -35,7 +35,13 @@ def test_every_combination_once_in_the_order_typed(plan):
 
 
 def test_a_planned_config_is_the_one_that_hydra_composes(plan, compose):
-    typed = ("norm=bn", "optimizer=momentum", "optimizer.momentum=0.8", "model.hidden=[32,16]", "+optimizer.nesterov=true")
+    typed = (
+        "norm=bn",
+        "optimizer=momentum",
+        "optimizer.momentum=0.8",
+        "model.hidden=[32,16]",
+        "+optimizer.nesterov=true",
+    )
     (job,) = plan(*typed).jobs
     assert job.config == compose(*typed)
     assert job.overrides == typed
@@ -117,7 +123,9 @@ def test_broken_runs_are_redone_and_whole_ones_left_alone(tmp_path):
 
 
 def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path):
-    answer = sweep(tmp_path, "norm=none,bn", "dataset.train_size=120", fast=("dataset=synthetic", "epochs=1", "batch_size=1"))
+    answer = sweep(
+        tmp_path, "norm=none,bn", "dataset.train_size=120", fast=("dataset=synthetic", "epochs=1", "batch_size=1")
+    )
     assert answer.returncode == 0, answer.stderr
     states = {r["norm"]: (r["state"], r["reason"]) for r in map(records.read_run, records.find_runs(tmp_path))}
     assert states["none"] == ("complete", None)
@@ -136,7 +144,9 @@ def test_failures_are_all_named_and_the_rest_is_trained(tmp_path):
         "        if self.n == self.at: raise RuntimeError(f'broke at {self.at}')\n"
         "        return x\n"
     )
-    answer = sweep(tmp_path, "norm._target_=breaks.Breaks", "~norm.eps", "~norm.momentum", "~norm.affine", "+norm.at=3,5,999")
+    answer = sweep(
+        tmp_path, "norm._target_=breaks.Breaks", "~norm.eps", "~norm.momentum", "~norm.affine", "+norm.at=3,5,999"
+    )
     assert answer.returncode == 1
     assert "RuntimeError: broke at 3" in answer.stdout
     assert "RuntimeError: broke at 5" in answer.stdout
@@ -155,7 +165,9 @@ def test_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
 def test_a_runs_result_does_not_depend_on_what_ran_before_it(tmp_path):
     sweep(tmp_path, "seed=0,1", "model.dropout=0.3", "out=forward")
     sweep(tmp_path, "seed=1,0", "model.dropout=0.3", "out=backward")
-    for one, other in zip(records.find_runs(tmp_path / "forward"), records.find_runs(tmp_path / "backward"), strict=True):
+    for one, other in zip(
+        records.find_runs(tmp_path / "forward"), records.find_runs(tmp_path / "backward"), strict=True
+    ):
         a, b = (records.read_metrics(folder / "metrics.csv") for folder in (one, other))
         assert one.name == other.name
         assert [{**row, "train_s": 0} for row in a] == [{**row, "train_s": 0} for row in b]

@@ -24,5 +24,8 @@ def gradients(parameters: Sequence[Parameter]) -> list[Tensor]:
 
 
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
-    """The L2 norm over all entries of all gradients: sqrt(sum g^2)."""
+    """The L2 norm over all entries of all gradients: sqrt(sum g^2), in the gradients' own precision.
+
+    In float32 it overflows beyond 1e19: that is infinite, and counts as divergence.
+    """
     return get_total_norm(grads)

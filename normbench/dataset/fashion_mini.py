@@ -9,6 +9,8 @@ import numpy as np
 
 from normbench.dataset import Data, DataError
 
+__all__ = ["FashionMini"]
+
 log = logging.getLogger("normbench")
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from normbench._torchvision import torchvision
 from normbench.dataset import Data, DataError
 
+__all__ = ["FashionMNIST"]
+
 log = logging.getLogger("normbench")
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

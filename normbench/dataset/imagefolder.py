@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from normbench.dataset import Data, DataError, fingerprint_of
 
+__all__ = ["ImageFolder"]
+
 log = logging.getLogger("normbench")
 
 MODES = {"rgb": "RGB", "gray": "L"}  # what dataset.color says: PIL's name

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from normbench.dataset import Data, fingerprint_of
 
+__all__ = ["Synthetic"]
+
 
 class Synthetic:
     """Pictures (channels, image_size, image_size): one random picture a class, plus noise of its own for each image.

@@ -53,12 +53,13 @@ class Blocks:
             raise ValueError(f"bias must be auto, true or false, got {bias!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}; try model.dropout=0.5")
-        self.norm, self.activation, self.placement, self.dropout = norm, activation, placement, dropout
-        self.bias = not (norm.bias_is_redundant and placement == "pre") if bias == "auto" else bool(bias)
+        self.norm, self.activation, self.placement = norm, activation, placement
+        self.bias, self.dropout = bias, dropout
 
     def __call__(self, name: str, layer: Callable[..., nn.Module], num_features: int, normalize: bool = True):
         """A block around `layer(bias=...)`, which makes `num_features` features; `normalize=False`: no norm in it."""
-        has_bias = self.bias if normalize else True
+        redundant = normalize and self.norm.bias_is_redundant and self.placement == "pre"
+        has_bias = not redundant if self.bias == "auto" else bool(self.bias)
         parts = OrderedDict({name: self.norm.reparametrize(layer(bias=has_bias))})
         norm = self.norm.layer(num_features) if normalize else nn.Identity()
         activation = nn.Identity() if self.norm.replaces_activation and normalize else ACTIVATIONS[self.activation]()
