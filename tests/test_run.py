@@ -276,15 +276,16 @@ def test_a_strangers_class_is_not_imported_unasked(reference):
     assert "antigravity" not in sys.modules
 
 
-def command(*overrides, epochs=60):
+def command(*overrides, epochs=30):
     fixed = [*SMALL, f"epochs={epochs}", "progress=false", "checkpoint.every_s=0"]
     return [sys.executable, "-m", "normbench", "train", *fixed, *overrides]
 
 
-@pytest.fixture
-def long_reference(tmp_path):
-    subprocess.run(command("name=long"), cwd=tmp_path, check=True, capture_output=True)
-    return next((tmp_path / "results" / "long").iterdir())
+@pytest.fixture(scope="module")
+def long_reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long")
+    subprocess.run(command(), cwd=folder, check=True, capture_output=True)
+    return next((folder / "results" / "runs").iterdir())
 
 
 def wait_for_rows(folder, count):
