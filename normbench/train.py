@@ -15,8 +15,8 @@ Row = dict[str, float | None]
 class Progress:
     """How far a run has come; with the weights, the optimizer and the random state, all that a resume needs.
 
-    `window` holds what the steps since the last row measured: loss, share of hits, gradient norm, whether the
-    clipping rule acted; one vector each, on the device until it is read.
+    `window` holds what the steps since the last row measured, on the device until it is read: loss, which images
+    were hit, gradient norm, whether the clipping rule acted.
     """
 
     step: int = 0
@@ -74,12 +74,13 @@ def train(
 
         logits = model(x)
         loss = loss_fn(logits, y)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None  # what optimizer.zero_grad() does, without 6 % of an mlp's step spent around it
         loss.backward()
         grad_norm, clipped = clip(parameters)
         optimizer.step()
 
-        hits = (logits.detach().argmax(1) == y).sum()
+        hits = logits.argmax(1) == y  # counted when the window is read
         progress.window.append((loss.detach(), hits, grad_norm, clipped))
         progress.step += 1
         if progress.step % eval_every == 0 or progress.step == total_steps:
@@ -121,8 +122,8 @@ def _all_finite(measured: Mapping[str, float]) -> bool:
 
 def _read(window: Sequence[tuple[Tensor, ...]]) -> Tensor:
     """The window as (steps, 4) float64 on the CPU."""
-    columns = [torch.stack(column).to(torch.float64) for column in zip(*window, strict=True)]
-    return torch.stack(columns, dim=1).cpu()
+    loss, hits, grad_norm, clipped = (torch.stack(column) for column in zip(*window, strict=True))
+    return torch.stack([column.double() for column in (loss, hits.sum(1), grad_norm, clipped)], dim=1).cpu()
 
 
 def _first_not_finite(steps: Tensor, last_step: int) -> int | None:

@@ -93,7 +93,9 @@ def dead_men_write_nothing(real):
     return commit
 
 
-@pytest.mark.parametrize("write", range(0, 24, 3))
+@pytest.mark.parametrize(
+    "write", [*range(0, 24, 6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(24) if n % 6)]
+)
 def test_ended_at_any_write_and_started_again_it_ends_the_same(config, reference, monkeypatch, write):
     """The process 'dies' at its n-th write, with the old file still there; and again at the second attempt."""
     settings = config("name=killed", "checkpoint.every_s=0")

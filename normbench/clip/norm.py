@@ -38,6 +38,5 @@ class ClipNorm:
         norm = total_norm(grads)
         acted = norm > self.max_norm
         # a factor of exactly 1 keeps every bit, so no branch has to wait for the device
-        factor = torch.where(acted, self.max_norm / norm, 1.0)
-        torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(grads, (self.max_norm / norm).clamp_max(1.0))  # pyright: ignore[reportPrivateImportUsage]
         return norm, acted
