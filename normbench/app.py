@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -11,21 +12,19 @@ from difflib import get_close_matches
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from normbench import records, run
+from normbench import records, run, typed
 from normbench.cli import COMMANDS
-from normbench.config import GROUPS, ConfigError, load, unknown_key
+from normbench.config import ConfigError, load, unknown_key
 from normbench.dataset import DataError
-from normbench.sweep import jobs
+from normbench.sweep import Stop, jobs
 
 CONFIG_MODULE = "pkg://normbench.conf"
-HYDRA_FLAGS = ("cfg", "info", "package", "config-dir", "config-name", "config-path")  # those that take --flag=value
 
 
 def register_plugins() -> None:
@@ -47,19 +46,12 @@ def job(cfg: DictConfig) -> run.Outcome:
     return outcome
 
 
-class _Stop(BaseException):
-    """Carries an error past Hydra, which would write a line of its own about any Exception."""
-
-    def __init__(self, error: Exception):
-        self.error = error
-
-
 def _single(overrides: Sequence[str]) -> run.Outcome:
     try:
         planned = jobs.plan(GlobalHydra.instance().config_loader(), overrides)
         outcome = run.run(planned.jobs[0].config, announce=lambda line: print(line, flush=True))
     except Exception as error:
-        raise _Stop(error) from error
+        raise Stop(error) from error
     print(describe(outcome))
     print(_last_line(outcome), flush=True)
     if outcome.exit_code:
@@ -71,6 +63,7 @@ def describe(outcome: run.Outcome) -> str:
     """What came out, in a few words."""
     record = outcome.record
     text = outcome.state if outcome.new else f"{outcome.state} before"
+    text += f" ({outcome.note})" if outcome.note else ""
     if record["test_acc"] is not None:
         text += f"  test accuracy {record['test_acc']:.4f}  test loss {record['test_loss']:.4f}"
     elif record["val_acc"] is not None:
@@ -81,10 +74,11 @@ def describe(outcome: run.Outcome) -> str:
 
 
 def _last_line(outcome: run.Outcome) -> str:
-    command = f"normbench train {' '.join(sys.argv[1:])}".strip()
+    command = shlex.join(["normbench", "train", *_typed])
+    report = shlex.join(["normbench", "report", str(outcome.folder.parent)])
     following = {
-        "complete": f"normbench report {outcome.folder.parent}",
-        "diverged": f"normbench report {outcome.folder.parent}",
+        "complete": report,
+        "diverged": report,
         "paused": "to go on, the same command without stop_epoch, or with a later one",
         "interrupted": f"to go on: {command}",
         "failed": f"the traceback is in {outcome.folder / 'train.log'}; to try again: {command}",
@@ -92,24 +86,19 @@ def _last_line(outcome: run.Outcome) -> str:
     return f"{outcome.state}: {outcome.folder}; next: {following[outcome.state]}"
 
 
+_typed: list[str] = []  # what the user typed, for the advice at the end
 _main = hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=jobs.CONFIG_NAME)(job)
 
 
 def train(args: Sequence[str]) -> int:
     """Run Hydra on what stands after `normbench train`; the exit code."""
-    args = list(args)
-    dry_run, sweep = "--dry-run" in args, any(arg in ("-m", "--multirun") for arg in args)
-    args = [arg for arg in args if arg not in ("--dry-run", "-m", "--multirun")]
-    args += ["hydra.sweeper.dry_run=true"] if dry_run else []
-    if sweep or dry_run:
-        args = ["-m", *map(_for_those_that_have_it, args)]  # argparse wants the flag before the settings
-    for arg in args:
-        dashed = re.match(r"--([\w.]+=.*)", arg)
-        if dashed and dashed[1].partition("=")[0].replace("_", "-") not in HYDRA_FLAGS:
-            print(f"normbench: settings have no dashes: type {dashed[1]} instead of {arg}", file=sys.stderr)
-            return 2
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    with _for_this_call(["normbench train", *args]):
+    _typed[:] = args
+    try:
+        arranged = typed.arrange(args)
+    except Exception as error:
+        return _explain(error, full_error)
+    with _for_this_call(["normbench train", *arranged]):
         return _call_hydra(full_error)
 
 
@@ -142,15 +131,15 @@ def _call_hydra(full_error: bool) -> int:
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
-    except _Stop as stop:
+    except Stop as stop:
         return _explain(stop.error, full_error)
-    except Exception as error:
-        return _explain(error, full_error)
+    except Exception as error:  # Hydra's own, about what was typed: ours travel in a Stop
+        return _explain(error, full_error, otherwise=2)
     return 0
 
 
-def _explain(error: Exception, full_error: bool) -> int:
-    code = exit_code(error)
+def _explain(error: Exception, full_error: bool, otherwise: int | None = None) -> int:
+    code = exit_code(error) or otherwise
     if code is None or full_error:
         raise error
     if str(error):
@@ -158,27 +147,13 @@ def _explain(error: Exception, full_error: bool) -> int:
     return code
 
 
-def _for_those_that_have_it(arg: str) -> str:
-    """In a sweep, `clip.max_norm=1` as a list of one value.
-
-    Hydra sets single values in the config of the whole sweep, where clip=none may stand; a list it leaves to the
-    sweeper, which gives the value to the jobs that have the key.
-    """
-    key, _, value = arg.partition("=")
-    if not value or key.partition(".")[0] not in GROUPS or "." not in key:
-        return arg
-    with contextlib.suppress(HydraException):  # the sweeper says what is wrong with it
-        if not OverridesParser.create().parse_override(arg).is_sweep_override():
-            return f"{key}=choice({value})"
-    return arg
-
-
 def exit_code(error: Exception) -> int | None:
     """2 bad input, 3 folder in use, 4 damaged data, 1 a failed run; None: a bug, which shows its traceback."""
-    from normbench.sweep.session import SweepFailed
+    from normbench.sweep.session import InUseElsewhere, SweepFailed
 
     codes = {
         records.InUse: 3,
+        InUseElsewhere: 3,
         DataError: 4,
         SweepFailed: 1,
         ConfigError: 2,

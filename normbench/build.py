@@ -5,6 +5,8 @@ torch is imported where it is needed, so that `normbench data` and a sweep that 
 
 import inspect
 import json
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +18,7 @@ from hydra.utils import instantiate
 
 from normbench import streams
 from normbench.config import ConfigError, RunConfig, unknown_key
-from normbench.dataset import Data, Dataset
+from normbench.dataset import Data, DataError, Dataset
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +42,21 @@ def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) ->
     arguments = _arguments(group, settings, maker, args, runtime)
     try:
         return maker(*args, **arguments, **runtime)
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{group}={settings['name']}: {error}") from error
+    except (ConfigError, DataError, *_impossible()):
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
+        raise ConfigError(f"{group}={settings['name']}: {_in_words(error)}") from error
+
+
+def _impossible() -> tuple[type[Exception], ...]:
+    """normbench.norm.Impossible, if torch is there at all: a data set must not import it."""
+    module = sys.modules.get("normbench.norm")
+    return (module.Impossible,) if module else ()
+
+
+def _in_words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
 def _maker(group: str, target: str) -> Callable[..., Any]:
@@ -55,6 +68,18 @@ def _maker(group: str, target: str) -> Callable[..., Any]:
             f"{group}._target_={target} can't be used: {reason}; it must be the path of a class in an installed "
             "package or in the folder where you start normbench"
         ) from None
+
+
+def is_known(group: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the part is a class of normbench's own group, or a layer of torch.nn: code that a stranger may name."""
+    target = settings["_target_"]
+    if not re.fullmatch(rf"normbench\.{group}\.\w+\.\w+|torch\.nn\.\w+", target):
+        return False  # by its text, before anything of it is imported
+    try:
+        maker = _maker(group, target)
+    except ConfigError:
+        return False
+    return isinstance(maker, type) and maker.__module__.startswith((f"normbench.{group}.", "torch.nn.modules."))
 
 
 def _arguments(group: str, settings: Mapping, maker: Callable, args: tuple, runtime: Mapping) -> dict[str, Any]:
@@ -179,6 +204,7 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
     import torch
 
     from normbench.model import Model
+    from normbench.norm import Impossible
 
     norm = normalization(config.norm)
     layers: list[nn.Module] = []
@@ -194,7 +220,13 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
                 if hasattr(layer, "reset_parameters"):
                     torch.manual_seed(streams.derive(config.seed, "weights", path))
                     layer.reset_parameters()  # type: ignore[operator]
-    logits = _check_norm(norm, layers, model, x, config.batch_size)
+    try:
+        logits = _check_norm(norm, layers, model, x, config.batch_size)
+    except Impossible:
+        raise
+    except (Exception, SystemExit) as error:
+        words = f"model={config.model['name']} with norm={config.norm['name']}"
+        raise ConfigError(f"{words} fails on images {tuple(x.shape)}: {_in_words(error)}") from error
     if logits.shape != (2, num_classes):
         raise ConfigError(
             f"model={config.model['name']} must give logits (N, {num_classes}), got {tuple(logits.shape)}"
@@ -264,6 +296,12 @@ def build(config: RunConfig) -> Built:
         )
     preprocess = part("preprocess", config.preprocess)
     preprocess.fit(data.train[0])
+    schedule = part("schedule", config.schedule, steps_per_epoch=steps_per_epoch)
+    if getattr(schedule, "warmup_steps", 0) >= config.epochs * steps_per_epoch:
+        raise ConfigError(
+            f"schedule.warmup_epochs must be less than epochs={config.epochs}, got "
+            f"{config.schedule['warmup_epochs']}: the learning rate would never reach its value"
+        )
     model = network(config, preprocess, data.train[0], len(data.classes)).to(device)
     return Built(
         device=device,
@@ -274,6 +312,6 @@ def build(config: RunConfig) -> Built:
         loss_fn=part("loss", config.loss).to(device),
         optimizer=optimizer(config.optimizer, model),
         clip=part("clip", config.clip),
-        schedule=part("schedule", config.schedule, steps_per_epoch=steps_per_epoch),
+        schedule=schedule,
         steps_per_epoch=steps_per_epoch,
     )

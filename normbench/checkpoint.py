@@ -85,14 +85,17 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
         raise records.Damaged(f"{folder} diverged at step {record['diverged_step']}: there is no trained network")
     path = folder / "checkpoint.pt"
     if not path.exists():
-        raise records.Damaged(f"{path} is missing: the run is {record['state']}, or was made with checkpoint.keep=none")
+        kept = record["config"].get("checkpoint", {}).get("keep")
+        why = "it was made with checkpoint.keep=none" if kept == "none" else f"the run is {record['state']}"
+        raise records.Damaged(f"{path} is missing: {why}")
     content = read(path)
     settings = config.from_dict(json.loads(content["config"]))
     for group in ("preprocess", "norm", "model"):
-        target = getattr(settings, group)["_target_"]
-        if not trust_code and not target.startswith(("normbench.", "torch.nn.")):
+        part = getattr(settings, group)
+        if not trust_code and not build.is_known(group, part):
             raise PermissionError(
-                f"{folder} needs code of its own, {target}; if you trust it: normbench.load(folder, trust_code=True)"
+                f"{folder} needs code of its own, {part['_target_']}; "
+                "if you trust it: normbench.load(folder, trust_code=True)"
             )
     preprocess = build.part("preprocess", settings.preprocess)
     for name, value in content["preprocess"].items():

@@ -82,7 +82,7 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "data_seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "val_fraction": (lambda v: 0 < v < 1, "a number between 0 and 1", "0.1"),
-    "epochs": (lambda v: 1 <= v <= 10**6, _WHOLE, "5"),
+    "epochs": (lambda v: v >= 1, _WHOLE, "5"),
     "stop_epoch": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1"),
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
@@ -93,6 +93,8 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "checkpoint.keep": (lambda v: v in ("all", "weights", "none"), "all, weights or none", "all"),
     "optimizer.lr": (lambda v: v > 0, "a number > 0", "0.01"),
     "optimizer.weight_decay": (lambda v: v >= 0, "a number >= 0", "0"),
+    "optimizer.momentum": (lambda v: 0 <= v < 1, "a number >= 0 and < 1", "0.9"),
+    "loss.label_smoothing": (lambda v: 0 <= v < 1, "a number >= 0 and < 1", "0.1"),
     "out": (lambda v: v.strip() != "" and "\0" not in v, "a folder", "results"),
 }  # fmt: skip
 
@@ -214,7 +216,7 @@ def check_parts(config: RunConfig, defaults: DictConfig) -> None:
 
 def _wrong_type(value: Any, default: Any) -> str | None:
     """In words, the type that `value` must have where a file says `default`, or None if it has it."""
-    if default is None or value == default:
+    if default is None:
         return None
     if isinstance(default, list):
         wrong = not isinstance(value, list) or any(default and _wrong_type(v, default[0]) for v in value)

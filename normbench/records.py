@@ -81,7 +81,13 @@ def metrics_csv(rows: Sequence[Mapping[str, float | None]]) -> bytes:
 def run_json(record: Mapping[str, Any]) -> bytes:
     missing = [key for key in HEAD if key not in record]
     assert not missing, f"run.json lacks {missing}"
-    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps({**record, "sha256": _own_sha256(record)}, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _own_sha256(record: Mapping[str, Any]) -> str:
+    """Of the record without its own checksum: run.json vouches for the other files, and must not be edited either."""
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return sha256(json.dumps(rest, sort_keys=True).encode())
 
 
 # A checkpoint is a zip file (torch.save's format). Its checksum travels inside it as the zip's comment, so that
@@ -136,6 +142,8 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise Newer(f"{path} was written by a newer normbench (format_version {version}): upgrade")
         raise Damaged(f"{path}: format_version must be {FORMAT_VERSION}, it is {version!r}")
     problem = _problem(record)
+    if problem is None and record.get("sha256") != _own_sha256(record):
+        problem = "it is not what was written: its own sha256 differs"
     if problem:
         raise Damaged(f"{path} is damaged: {problem}")
     return record
@@ -234,7 +242,13 @@ def state_now(folder: Path, record: Mapping[str, Any]) -> str:
 def find_runs(root: Path) -> Iterator[Path]:
     """Every run folder at or below `root`, sorted: folders that hold a run.json, or the lock of a run that began."""
     root = Path(root)
-    for path, folders, files in os.walk(root):
+    seen = set()
+    for path, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # links may go round in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "run.json" in files or (".lock" in files and "config.yaml" in files):
             folders.clear()

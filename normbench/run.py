@@ -27,6 +27,7 @@ class Outcome:
     folder: Path
     record: dict[str, Any]
     new: bool = True
+    note: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -49,8 +50,11 @@ def finished(config: RunConfig) -> Outcome | None:
         DataError: it was made from other data of the same name.
     """
     folder = config.folder
-    if not (folder / "run.json").exists():
-        return None
+    try:
+        if not (folder / "run.json").exists():
+            return None
+    except OSError as error:
+        raise ConfigError(f"out={config.out}: {error.strerror}: {folder}; try another out=FOLDER") from None
     try:
         record = records.verify(folder)
     except records.Newer as error:
@@ -65,7 +69,18 @@ def finished(config: RunConfig) -> Outcome | None:
     if record["state"] not in records.DONE and not paused:
         return None
     _refuse_other_data(config, record["data_fingerprint"], build.dataset(config.dataset).fingerprint(), folder)
-    return Outcome(record["state"], folder, record, new=False)
+    return Outcome(record["state"], folder, record, new=False, note=_made_otherwise(config, record))
+
+
+def _made_otherwise(config: RunConfig, record: dict[str, Any]) -> str:
+    """What was asked for now, but made another way: it is no other run, so it is not made again."""
+    asked, made = config.to_dict(), record["config"]
+    device = record.get("device", "cpu")
+    differs = [f"threads={made['threads']}"] if asked["threads"] != made["threads"] else []
+    differs += [f"device={device}"] if asked["device"] != "auto" and not asked["device"].startswith(device) else []
+    keep = made["checkpoint"]["keep"]
+    differs += [f"checkpoint.keep={keep}"] if asked["checkpoint"]["keep"] != keep else []
+    return f"made with {' '.join(differs)}; to make it another way, use another out=FOLDER" if differs else ""
 
 
 def _refuse_other_data(config: RunConfig, before: str, now: str, folder: Path) -> None:
@@ -102,7 +117,7 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
             held.enter_context(records.Lock(config.folder))
             held.enter_context(_logging_to(config.folder / "train.log"))
         except OSError as error:
-            raise ConfigError(f"out={config.out}: {error.strerror}: {error.filename}; try another out=FOLDER") from None
+            raise ConfigError(f"out={config.out}: {error.strerror}: {config.folder}; try another out=FOLDER") from None
         return Attempt(config, built).run(announce, bar and config.progress)
 
 
@@ -141,7 +156,8 @@ class Attempt:
         try:
             records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
             self.commit("running")
-            announce(manifest.headline(self.config, self.built, self.progress, self.total_steps))
+            with contextlib.suppress(OSError):  # nobody listens any more: no reason not to train
+                announce(manifest.headline(self.config, self.built, self.progress, self.total_steps))
             with self.signals():
                 for row in self.rows(bar):
                     log.info(" ".join(f"{key}={value:.6g}" for key, value in row.items() if value is not None))
@@ -150,7 +166,7 @@ class Attempt:
         except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved
             outcome = self.commit("interrupted")
             raise Interrupted(outcome, self.signum or signal.SIGINT) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's class may raise anything, even an exit
             log.error("%s", traceback.format_exc())
             return self.commit("failed", reason=f"{_in_words(error, self.folder)} (at step {self.progress.step})")
 
@@ -261,6 +277,7 @@ class Attempt:
             return
         facts = {
             "run_id": self.folder.name,
+            "started_at": self.started_at,
             "config": json.dumps(self.config.to_dict()),
             "environment": manifest.environment(self.config, self.built),
         }
@@ -295,7 +312,7 @@ class Attempt:
                 _words(manifest.environment(self.config, self.built)), _words(content["environment"]),
             )  # fmt: skip
         checkpoint.restore(content, self.built, self.progress)
-        self.saved = self.progress.copy()
+        self.saved, self.started_at = self.progress.copy(), content["started_at"]
         log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
 
     # --------------------------------------------------------------------------------------------------- record
@@ -327,7 +344,7 @@ def record_skipped(config: RunConfig, reason: str) -> None:
         records.write(config.folder / "run.json", records.run_json(record))
 
 
-def _in_words(error: Exception, folder: Path) -> str:
+def _in_words(error: BaseException, folder: Path) -> str:
     if isinstance(error, OSError) and error.errno == 28:
         return f"no space left on the disk of {folder}"
     return f"{type(error).__name__}: {error}"

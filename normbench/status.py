@@ -42,7 +42,10 @@ def main(args: Sequence[str]) -> int:
             continue
         found += len(runs)
         counts = Counter(state for _, state, _, _ in runs)
-        print(f"{root}: {len(runs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+        print(
+            f"{root}: {len(runs)} run{'s' * (len(runs) != 1)}: "
+            + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        )
         for folder, state, record, reason in runs:
             if state != "complete":
                 steps = f" at step {record['steps']} of {record['total_steps']}" if "steps" in record else ""

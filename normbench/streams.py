@@ -38,8 +38,8 @@ def split(labels: npt.NDArray[np.int64], fraction: float, data_seed: int) -> tup
         count = round(fraction * len(members))
         if not 0 < count < len(members):
             raise ValueError(
-                f"val_fraction={fraction} of the {len(members)} training images of class {label} is {count}: "
-                "every class must be in both parts; try val_fraction=0.1 or a larger data set"
+                f"val_fraction={fraction} of the {len(members)} training images of class {label} is {count}: every "
+                f"class must be in both parts; try val_fraction={min(0.5, 1.5 / len(members)):.2g} or a larger data set"
             )
         rng = np.random.default_rng(derive(data_seed, "split", int(label)))
         held_out.append(rng.permutation(members)[:count])

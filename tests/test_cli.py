@@ -64,6 +64,15 @@ REFUSED = {
     "batch_size=1": "norm=bn needs at least 2 values per channel",
     "clip=norm clip.max_norm=-1": "max_norm must be a number > 0, got -1",
     "device=cuda:99": "there is no such CUDA device here; try device=cpu",
+    "norm=null": "must be a string",
+    "seed=0 norm._target_=torch.nn.Bilinear ~norm.momentum ~norm.affine ~norm.eps": "missing a required argument",
+    "loss.label_smoothing=2": "loss.label_smoothing must be a number >= 0 and < 1, got 2",
+    "schedule.warmup_epochs=5": "schedule.warmup_epochs must be less than epochs=5",
+    "clip=norm clip.max_norm=true": "clip.max_norm must be a number, got True",
+    "out=" + "x" * 300: "File name too long",
+    "-m device=cpu,auto": "device=cpu and device=auto make one and the same run",
+    "-m checkpoint.keep=all,none": "make one and the same run",
+    "-m loss.label_smoothing=0.1,2": "loss.label_smoothing must be",
     "threads=9999": "threads must be a whole number from 1 to",
     "optimizer.lr=0,1": "for a sweep add -m",
     "optimizer.lr=1 optimizer.lr=2": "optimizer.lr is given twice",
@@ -152,7 +161,7 @@ def test_help_version_list_and_status(normbench, tmp_path):
     assert re.search(r"^  none +no normalization: the baseline$", listed, re.M)
     assert "[default]" in listed
     normbench("train", *FAST)
-    assert normbench("status").stdout == "results: 1 runs: 1 complete\n"
+    assert normbench("status").stdout == "results: 1 run: 1 complete\n"
 
 
 def test_bash_completion_knows_commands_choices_and_keys(normbench):

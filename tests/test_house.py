@@ -181,7 +181,7 @@ def test_records_report_and_data_sets_never_import_torch(path):
 
 def test_only_the_shell_and_the_wiring_import_hydra():
     users = {relative(path) for path in MODULES if packages(imported(path)) & {"hydra", "hydra_plugins"}}
-    allowed = {f"normbench/{name}.py" for name in ("build", "app", "data")}
+    allowed = {f"normbench/{name}.py" for name in ("build", "app", "data", "typed")}
     assert {user for user in users if not user.startswith("normbench/sweep/")} == allowed
 
 

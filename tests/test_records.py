@@ -151,7 +151,7 @@ def test_a_run_json_that_is_a_folder_is_damaged(tmp_path):
 
 def test_verify_names_the_file_that_was_altered_or_is_missing(tmp_path):
     (tmp_path / "metrics.csv").write_bytes(b"x")
-    (tmp_path / "run.json").write_text(json.dumps(record(files={"metrics.csv": records.sha256(b"x")})))
+    (tmp_path / "run.json").write_bytes(records.run_json(record(files={"metrics.csv": records.sha256(b"x")})))
     assert records.verify(tmp_path)["state"] == "complete"
     (tmp_path / "metrics.csv").write_bytes(b"y")
     with pytest.raises(records.Damaged, match=r"metrics\.csv is damaged: its sha256"):
@@ -184,6 +184,23 @@ def test_one_writer_a_folder_and_a_killed_one_does_not_block(tmp_path):
     assert not records.Lock.is_held(tmp_path)
     with records.Lock(tmp_path):
         assert records.Lock.is_held(tmp_path)
+
+
+def test_an_edited_run_json_is_not_believed(tmp_path):
+    (tmp_path / "run.json").write_bytes(records.run_json(record(test_acc=0.5)))
+    assert records.read_run(tmp_path)["test_acc"] == 0.5
+    (tmp_path / "run.json").write_text((tmp_path / "run.json").read_text().replace("0.5", "0.9"))
+    with pytest.raises(records.Damaged, match="it is not what was written"):
+        records.read_run(tmp_path)
+
+
+def test_runs_behind_links_are_found_once_even_if_links_go_in_circles(tmp_path):
+    (tmp_path / "far" / "run").mkdir(parents=True)
+    (tmp_path / "far" / "run" / "run.json").write_text("{}")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "circle").symlink_to(tmp_path / "near")
+    assert [p.name for p in records.find_runs(tmp_path / "near")] == ["run"]
 
 
 def test_runs_are_found_in_a_fixed_order_and_not_inside_runs(tmp_path):

@@ -168,7 +168,7 @@ def test_another_damaged_file_is_made_again_from_the_checkpoint(config, referenc
 def test_a_folder_of_another_config_is_refused(config, reference):
     record = json.loads((reference / "run.json").read_text())
     record["config"]["epochs"] = 7
-    (reference / "run.json").write_text(json.dumps(record))
+    (reference / "run.json").write_bytes(records.run_json(record))
     with pytest.raises(ConfigError, match="holds a run of another config"):
         quiet(config("name=reference"))
 
@@ -264,18 +264,48 @@ def test_a_strangers_checkpoint_runs_no_code(reference, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_strangers_class_is_not_imported_unasked(reference):
+@pytest.mark.parametrize(
+    "target",
+    ["antigravity.Model", "normbench.records.os.mkdir", "torch.nn.modules.module.torch.load", "normbench.cli.main",
+     "normbench.model.mlp.nn", "torch.nn.Module.__init__", "normbench.norm.bn.BatchNorm"],
+)  # fmt: skip
+def test_a_strangers_class_is_not_imported_unasked(reference, target):
     import io
 
     content = checkpoint.read(reference / "checkpoint.pt")
     stored = json.loads(content["config"])
-    stored["model"]["_target_"] = "antigravity.Model"
+    stored["model"]["_target_"] = target
     buffer = io.BytesIO()
     torch.save({**content, "config": json.dumps(stored)}, buffer)
     (reference / "checkpoint.pt").write_bytes(records.seal(buffer.getvalue()))
-    with pytest.raises(PermissionError, match=r"antigravity\.Model; if you trust it"):
+    with pytest.raises(PermissionError, match=f"{target}; if you trust it"):
         normbench.load(reference)
     assert "antigravity" not in sys.modules
+
+
+def test_a_class_that_exits_is_a_failed_run(config, monkeypatch):
+    monkeypatch.setattr(run.Attempt, "measure", lambda self: sys.exit(0))
+    outcome = quiet(config("name=exits"))
+    assert (outcome.state, outcome.exit_code) == ("failed", 1)
+
+
+def test_asked_for_another_way_says_how_it_was_made(config, reference):
+    outcome = quiet(config("name=reference", "checkpoint.keep=none"))
+    assert outcome.note == "made with checkpoint.keep=all; to make it another way, use another out=FOLDER"
+    assert quiet(config("name=reference")).note == ""
+
+
+def test_a_resumed_run_began_when_it_began(config):
+    started = quiet(config("name=twice", "stop_epoch=1")).record["started_at"]
+    time.sleep(1.1)
+    assert quiet(config("name=twice")).record["started_at"] == started
+
+
+def test_nobody_listening_is_no_reason_not_to_train(config):
+    def deaf(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert run.run(config("name=deaf"), announce=deaf).state == "complete"
 
 
 def command(*overrides, epochs=30):

@@ -178,3 +178,18 @@ def test_run_ids_of_a_sweep_are_those_of_single_runs(tmp_path, compose):
     sweep(tmp_path, "seed=0", "optimizer.lr=0.01,1", "norm.momentum=0.2")
     names = {path.name for path in records.find_runs(tmp_path)}
     assert names == {run_id(compose(*FAST, f"optimizer.lr={lr}", "norm.momentum=0.2")) for lr in ("0.01", "1")}
+
+
+def test_a_run_that_another_process_has_is_no_failure(tmp_path, compose):
+    folder = compose(*FAST, "seed=1", f"out={tmp_path}/results").folder
+    with records.Lock(folder):
+        answer = sweep(tmp_path, "seed=0,1")
+    assert answer.returncode == 3
+    assert "1 complete, 1 in use; 1 trained now" in answer.stdout
+    assert answer.stdout.splitlines()[-1].startswith("some runs are in use: results/runs")
+
+
+def test_two_places_are_two_runs(tmp_path):
+    answer = sweep(tmp_path, "out=here,there")
+    assert answer.stdout.startswith("2 runs: 0 done before, 2 to train")
+    assert len(list(records.find_runs(tmp_path / "here"))) == len(list(records.find_runs(tmp_path / "there"))) == 1

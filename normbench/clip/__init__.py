@@ -23,7 +23,7 @@ def gradients(parameters: Sequence[Parameter]) -> list[Tensor]:
     return [p.grad for p in parameters if p.grad is not None]
 
 
-def total_norm(grads: Sequence[Tensor]) -> Tensor:
+def total_norm(grads: list[Tensor]) -> Tensor:
     """The L2 norm over all entries of all gradients: sqrt(sum g^2), in the gradients' own precision.
 
     In float32 it overflows beyond 1e19: that is infinite, and counts as divergence.

@@ -1,6 +1,7 @@
 """`normbench report FOLDER...`: comparison plots and tables of the runs below some folders. Never imports torch."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the report goes (default: FIRST_FOLDER/report)")
     options = parser.parse_args(args)
     folders = options.folders or [default]
+    os.environ.pop("MPLBACKEND", None)  # notebooks set it to one of their own; the figures need none
     try:
         return _report(folders, options.out or folders[0] / "report")
     except InputError as error:

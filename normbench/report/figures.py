@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -157,8 +158,14 @@ def _drawn(
                 axis.set_xlabel("Optimizer steps", labelpad=2)
         if row.title:
             top = layout.box(number, 0)[1] + (PANEL + NAME) / layout.height
-            figure.text(LEFT / WIDTH, top, row.title, va="bottom", ha="left", weight="bold")
+            look: Any = {"va": "bottom", "ha": "left", "weight": "bold", "fontsize": _heading_size(row.title)}
+            figure.text(LEFT / WIDTH, top, row.title, **look)
     return figure, ends
+
+
+def _heading_size(title: str) -> float:
+    """In points: 8, or what lets a long heading end within the figure; what tells rows apart must not be cut off."""
+    return min(8.0, 8.0 * (WIDTH - LEFT) / (len(title) * LETTER * 1.2))
 
 
 def _grid(entries: Collection[str]) -> tuple[int, int]:

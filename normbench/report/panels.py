@@ -147,7 +147,8 @@ def _marked(steps: np.ndarray, width: float, shift: float) -> list[int]:
 def explain_if_empty(axis: Axes, row: Row, curves: Curves) -> None:
     """Say why a panel shows no line."""
     ids = [i for line in row.lines for i in line.run_ids]
-    if all(len(curves.points.get(i, [()])[0]) < 2 for i in ids):
+    first = 2 if any(0 in curves.points[i][0] for i in ids if i in curves.points) else 1  # a lone start is no line
+    if all(len(curves.points.get(i, [()])[0]) < first for i in ids):
         bad = sum(i in curves.diverged for i in ids)
         text = f"{bad} of {len(ids)} diverged before\nthe next evaluation" if bad else "not measured after step 0"
         axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#777777")

@@ -7,6 +7,7 @@ Composing is slow (about 40 ms), so a config is composed once for each combinati
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench.config import GROUPS, ConfigError, RunConfig, check_parts, load, run_id, unknown_key
+from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check_parts, load, unknown_key
 
 CONFIG_NAME = "train"
 
@@ -56,8 +57,23 @@ def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
     jobs = [composer.job(overrides) for overrides in combinations]
     for key, keys_instead in composer.without_effect.items():
         raise ConfigError(unknown_key(key, keys_instead))
-    different = {(job.config.name, run_id(job.config)): job for job in reversed(jobs)}
-    return Plan(list(different.values())[::-1], asked=len(jobs))
+    different: dict[Path, Job] = {}
+    for job in jobs:
+        first = different.setdefault(job.config.folder, job)
+        _refuse_other_way(first, job)
+    return Plan(list(different.values()), asked=len(jobs))
+
+
+def _refuse_other_way(first: Job, job: Job) -> None:
+    """Jobs of one folder are one run; they must not ask for it to be made in different ways."""
+    ways = {**job.config.to_dict(), **job.config.checkpoint.__dict__}
+    before = {**first.config.to_dict(), **first.config.checkpoint.__dict__}
+    for key in NOT_IDENTITY:
+        if ways.get(key) != before.get(key):
+            raise ConfigError(
+                f"{key}={before[key]} and {key}={ways[key]} make one and the same run, so it can't be swept over; "
+                f"sweep over out=FOLDER,FOLDER to make it twice"
+            )
 
 
 def expand(loader: ConfigLoader, typed: Sequence[str]) -> list[list[Override]]:

@@ -1,5 +1,6 @@
 """One sweep from the command line: say what will run, run it, say how it went."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from normbench import build, run
+from normbench import build, records, run
 from normbench.config import ConfigError
 from normbench.sweep import estimate, jobs
 
@@ -17,7 +18,9 @@ from normbench.sweep import estimate, jobs
 class SweepFailed(Exception):
     """At least one run of the sweep failed; all of them are named in the summary that was printed."""
 
-    exit_code = 1
+
+class InUseElsewhere(Exception):
+    """Another process still trains some runs of the sweep; they are named in the summary that was printed."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ def run_sweep(loader: ConfigLoader, typed: Sequence[str], launcher: Launcher, dr
     work = sort_out(planned)
     joined = f" ({planned.asked} asked for, equal ones joined)" if planned.asked > len(planned.jobs) else ""
     parts = f"{len(work.done)} done before, {len(work.todo)} to train, {len(work.impossible)} impossible"
-    print(f"{len(planned.jobs)} runs{joined}: {parts}")
+    print(f"{len(planned.jobs)} run{'s' * (len(planned.jobs) != 1)}{joined}: {parts}")
     for job, reason in work.impossible:
         print(f"  impossible: {' '.join(job.overrides)}: {reason}")
     if dry_run:
@@ -81,20 +84,32 @@ def run_sweep(loader: ConfigLoader, typed: Sequence[str], launcher: Launcher, dr
 def _summarize(work: Sorted, returns: Sequence[JobReturn], seconds: float) -> None:
     states = Counter(outcome.state for outcome in work.done)
     states["skipped"] += len(work.impossible)
-    problems = []
+    lines, in_use, trained = [], 0, 0
     for job, result in zip(work.todo, returns, strict=True):
-        value = result._return_value
-        if result.status is not JobStatus.COMPLETED:
-            states["not run"] += 1
-            problems.append(f"  not run: {' '.join(job.overrides)}: {value}")
-            continue
-        states[value.state] += 1
-        if value.state == "failed":
-            problems.append(f"  failed: {value.folder}: {value.record['reason']} (traceback in its train.log)")
+        state, line = _how_it_went(job, result)
+        states[state] += 1
+        lines += [line] if line else []
+        in_use += state == "in use"
+        trained += result.status is JobStatus.COMPLETED
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    print("\n".join([f"{counts}; {len(returns)} trained now in {seconds:.0f} s", *problems]))
+    print("\n".join([f"{counts}; {trained} trained now in {seconds:.0f} s", *lines]))
     folders = {str(o.folder.parent) for o in work.done} | {str(job.config.folder.parent) for job in work.todo}
-    where = " ".join(sorted(folders))
-    print(f"{'some runs failed' if problems else 'done'}: {where}; next: normbench report {where}")
-    if problems:
+    failed = len(lines) > in_use
+    word = "some runs failed" if failed else "some runs are in use" if in_use else "done"
+    print(f"{word}: {' '.join(sorted(folders))}; next: {shlex.join(['normbench', 'report', *sorted(folders)])}")
+    if failed:
         raise SweepFailed
+    if in_use:
+        raise InUseElsewhere
+
+
+def _how_it_went(job: jobs.Job, result: JobReturn) -> tuple[str, str]:
+    """The state of a job that was launched, and what to say of it if something is wrong."""
+    value = result._return_value
+    if result.status is JobStatus.COMPLETED:
+        line = f"  failed: {value.folder}: {value.record['reason']} (traceback in its train.log)"
+        return value.state, line if value.state == "failed" else ""
+    if isinstance(value, records.InUse):  # another process has it; perhaps it is done by now
+        outcome = run.finished(job.config)
+        return (outcome.state, "") if outcome else ("in use", f"  in use: {value}")
+    return "not run", f"  not run: {' '.join(job.overrides)}: {value}"

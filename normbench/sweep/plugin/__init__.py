@@ -41,11 +41,14 @@ class CheckedSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        from normbench.sweep import session
+        from normbench.sweep import Stop, session
 
         typed = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         brought = [f"{key}={value}" for key, value in self.params.items() if key not in typed]
-        return session.run_sweep(self.loader, [*brought, *arguments], self.launcher, self.dry_run)
+        try:
+            return session.run_sweep(self.loader, [*brought, *arguments], self.launcher, self.dry_run)
+        except Exception as error:
+            raise Stop(error) from error
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=CheckedSweeperConf, provider="normbench")
