@@ -41,7 +41,7 @@ def test_train_ends_with_the_accuracy_the_folder_and_what_to_do_next(normbench, 
 
 # what is typed; words that the answer must hold
 REFUSED = {
-    "norm=foo": "no norm=foo; choose one of: bn, none",
+    "norm=foo": "no norm=foo; choose one of: bn, ",
     "norm=off": "no norm=off",
     "optimizer=adma": "did you mean adam?",
     "optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
@@ -170,7 +170,7 @@ def test_bash_completion_knows_commands_choices_and_keys(normbench):
 
     assert "complete" in normbench("-sc", "install=bash").stdout
     assert answer("normbench tr") == ["train"]
-    assert answer("normbench train norm=") == ["norm=bn", "norm=none"]
+    assert {"norm=bn", "norm=none"} <= set(answer("normbench train norm="))
     assert "optimizer.lr=" in answer("normbench train optimizer.")
 
 

@@ -34,6 +34,11 @@ def test_every_combination_once_in_the_order_typed(plan):
     assert words == [(n, o, s) for n in ("none", "bn") for o in ("sgd", "adam") for s in range(3)]
 
 
+def test_glob_is_every_choice(plan):
+    assert {job.config.clip["name"] for job in plan("clip=glob(*)").jobs} >= {"none", "norm", "value"}
+    assert {job.config.clip["name"] for job in plan("clip=glob(n*)").jobs} == {"none", "norm"}
+
+
 def test_a_planned_config_is_the_one_that_hydra_composes(plan, compose):
     typed = (
         "norm=bn",

@@ -81,7 +81,7 @@ def expand(loader: ConfigLoader, typed: Sequence[str]) -> list[list[Override]]:
     parser = OverridesParser.create(config_loader=loader)
     axes: dict[str, list[Override]] = {}
     for text in typed:
-        override = parser.parse_override(text)
+        (override,) = parser.parse_overrides([text])  # unlike parse_override, it lets glob(*) look up the choices
         key = override.key_or_group if override.is_delete() else override.get_key_element().lstrip("+~")
         if key in axes:
             raise ConfigError(f"{key} is given twice; for a sweep write {key}=A,B with -m")

@@ -1,0 +1,115 @@
+"""Iterative normalization: whitening of groups of channels."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from normbench.norm import Impossible, Norm
+
+__all__ = ["IterNorm"]
+
+
+class IterNorm(Norm):
+    """Whiten groups of channels over the batch and the positions, by Newton's iteration.
+
+    For each group of d channels: Sigma = cov(x) + eps I; Sigma_N = Sigma / tr(Sigma); P_0 = I,
+    P_k = (3 P_{k-1} - P_{k-1}^3 Sigma_N) / 2; y = P_T (x - mean) / sqrt(tr(Sigma)) * weight + bias. As T grows,
+    P_T / sqrt(tr) goes to Sigma^(-1/2). Evaluation uses running averages of mean and whitening matrix.
+
+    Args:
+        group_size: d, channels whitened together; must divide the channels of every layer. d = 1 is batch
+            normalization up to what T leaves.
+        iterations: T, >= 1. T = 5 leaves a visible error where the covariance is ill-conditioned, as in the paper.
+        eps: added to the diagonal, so in units of x**2; > 0.
+        momentum: share of the new batch in the running averages, in (0, 1].
+        affine: learn weight and bias, one per channel.
+
+    Shape:
+        (N, C) or (N, C, H, W), kept. The matrices are float32 for half types.
+
+    Raises:
+        ValueError: a number out of range.
+        Impossible: group_size does not divide C, or one value per channel and batch.
+
+    Source:
+        Huang, Zhou, Zhu, Liu & Shao 2019, arXiv 1904.03441, algorithm 1. Differences: none.
+    """
+
+    bias_is_redundant = True
+
+    def __init__(
+        self,
+        group_size: int = 8,
+        iterations: int = 5,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+    ):
+        if group_size < 1:
+            raise ValueError(f"group_size must be a whole number >= 1, got {group_size}; try norm.group_size=8")
+        if iterations < 1:
+            raise ValueError(f"iterations must be a whole number >= 1, got {iterations}; try norm.iterations=5")
+        if not (eps > 0 and math.isfinite(eps)):
+            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+        self.group_size, self.iterations, self.eps = group_size, iterations, eps
+        self.momentum, self.affine = momentum, affine
+
+    def layer(self, num_features: int) -> nn.Module:
+        if num_features % self.group_size:
+            fits = math.gcd(self.group_size, num_features)  # and divides every layer that group_size divides
+            raise Impossible(
+                f"norm.group_size={self.group_size} must divide the {num_features} channels of a layer; "
+                f"try norm.group_size={fits}"
+            )
+        return _Layer(num_features, self.group_size, self.iterations, self.eps, self.momentum, self.affine)
+
+    def check(self, shape: tuple[int, ...], batch_size: int) -> None:
+        if batch_size * math.prod(shape[1:]) < 2:
+            raise Impossible(
+                f"norm=iternorm needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
+                f"{shape} gives 1; try batch_size=2 or more"
+            )
+
+
+class _Layer(nn.Module):
+    running_mean: Tensor
+    running_whitening: Tensor
+
+    def __init__(self, num_features: int, group_size: int, iterations: int, eps: float, momentum: float, affine: bool):
+        super().__init__()
+        self.groups = num_features // group_size
+        self.iterations, self.eps, self.momentum = iterations, eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(self.groups, group_size, 1))
+        self.register_buffer("running_whitening", torch.eye(group_size).repeat(self.groups, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        rows = x.to(dtype).transpose(0, 1).reshape(self.groups, -1, x.numel() // x.shape[1])  # (groups, d, values)
+        if self.training:
+            mean = rows.mean(2, keepdim=True)
+            whitening = self._whitening(rows - mean)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_whitening.lerp_(whitening.to(self.running_whitening.dtype), self.momentum)
+        else:
+            mean, whitening = self.running_mean, self.running_whitening
+        y = (whitening @ (rows - mean)).reshape(x.transpose(0, 1).shape).transpose(0, 1)
+        if self.weight is not None and self.bias is not None:
+            per_channel = (1, -1, *[1] * (x.dim() - 2))
+            y = y * self.weight.view(per_channel) + self.bias.view(per_channel)
+        return y.to(x.dtype)
+
+    def _whitening(self, centred: Tensor) -> Tensor:
+        """P_T / sqrt(tr(Sigma)), (groups, d, d)."""
+        identity = torch.eye(centred.shape[1], dtype=centred.dtype, device=centred.device)
+        sigma = centred @ centred.transpose(1, 2) / centred.shape[2] + self.eps * identity
+        trace = sigma.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        p = identity.expand_as(sigma)
+        for _ in range(self.iterations):
+            p = 1.5 * p - 0.5 * (p @ p @ p @ (sigma / trace))
+        return p * trace.rsqrt()

@@ -1,0 +1,100 @@
+"""Switchable normalization."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from normbench.norm import Impossible, Norm
+
+__all__ = ["SwitchableNorm"]
+
+
+class SwitchableNorm(Norm):
+    """Standardize with learned mixtures of instance, layer and batch statistics.
+
+    y = (x - sum_k w_k mean_k) / sqrt(sum_k v_k var_k + eps) * weight + bias, k in (in, ln, bn); w and v are softmaxes
+    of three learned numbers each, shared by the layer, equal at the start. The moments of ln and bn follow from
+    those of in: mean_ln = mean_C(mean_in), var_ln = mean_C(var_in + mean_in^2) - mean_ln^2, and so over N for bn.
+    On (N, C) there is one position: only ln and bn are mixed.
+
+    Args:
+        eps: added to the mixed variance, so in units of x**2; > 0.
+        momentum: share of the new batch in bn's running averages, which evaluation uses, in (0, 1].
+        affine: learn weight and bias, one per channel.
+
+    Shape:
+        (N, C) or (N, C, H, W), kept.
+
+    Raises:
+        ValueError: eps or momentum out of range.
+        Impossible: one value per channel and batch.
+
+    Source:
+        Luo, Ren, Peng, Zhang & Li 2018, arXiv 1806.10779, eq. 3 to 5. Differences: evaluation uses moving averages
+        (of the biased variance), where the paper averages over many batches after training.
+    """
+
+    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+        if not (eps > 0 and math.isfinite(eps)):
+            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+        self.eps, self.momentum, self.affine = eps, momentum, affine
+
+    def layer(self, num_features: int) -> nn.Module:
+        return _Layer(num_features, self.eps, self.momentum, self.affine)
+
+    def check(self, shape: tuple[int, ...], batch_size: int) -> None:
+        if batch_size * math.prod(shape[1:]) < 2:
+            raise Impossible(
+                f"norm=sn needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
+                f"{shape} gives 1; try batch_size=2 or more"
+            )
+
+
+class _Layer(nn.Module):
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float, momentum: float, affine: bool):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.mean_weight = nn.Parameter(torch.zeros(3))  # before the softmax; in, ln, bn
+        self.var_weight = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        flat = x.to(dtype).flatten(2) if x.dim() > 2 else x.to(dtype)[..., None]  # (N, C, positions)
+        var_in, mean_in = torch.var_mean(flat, 2, correction=0)  # (N, C)
+        means, variances = self._moments(mean_in, var_in)
+        kinds = slice(0 if flat.shape[2] > 1 else 1, 3)  # without positions there is no instance
+        w, v = self.mean_weight[kinds].softmax(0), self.var_weight[kinds].softmax(0)
+        mean = torch.tensordot(w.to(dtype), torch.stack(means[kinds]), 1)
+        var = torch.tensordot(v.to(dtype), torch.stack(variances[kinds]), 1)
+        y = (flat - mean[..., None]) * (var[..., None] + self.eps).rsqrt()
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight[:, None] + self.bias[:, None]
+        return y.view(x.shape).to(x.dtype)
+
+    def _moments(self, mean_in: Tensor, var_in: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Mean and variance of in, ln and bn, each (N, C) by broadcasting."""
+        square = var_in + mean_in.square()
+        mean_ln = mean_in.mean(1, keepdim=True)
+        var_ln = square.mean(1, keepdim=True) - mean_ln.square()
+        if self.training:
+            mean_bn = mean_in.mean(0, keepdim=True)
+            var_bn = square.mean(0, keepdim=True) - mean_bn.square()
+            with torch.no_grad():
+                self.running_mean.lerp_(mean_bn[0].to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(var_bn[0].to(self.running_var.dtype), self.momentum)
+        else:
+            mean_bn, var_bn = self.running_mean[None], self.running_var[None]
+        shape = mean_in.shape
+        means = [mean_in, mean_ln.expand(shape), mean_bn.expand(shape)]
+        # a difference of squares may end a rounding below zero
+        return means, [var_in, var_ln.clamp_min(0).expand(shape), var_bn.clamp_min(0).expand(shape)]
