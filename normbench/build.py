@@ -207,9 +207,11 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
     from normbench.norm import Impossible
 
     norm = normalization(config.norm)
-    layers: list[nn.Module] = []
-    make_layer = norm.layer
+    layers: list[nn.Module] = []  # of the norm; and those whose weights it will express another way
+    weighted: list[nn.Module] = []
+    make_layer, reparametrize = norm.layer, norm.reparametrize
     norm.layer = lambda num_features: layers.append(make_layer(num_features)) or layers[-1]  # type: ignore[method-assign]
+    norm.reparametrize = lambda layer: weighted.append(layer) or layer  # type: ignore[method-assign]
     x = preprocess(images[:2].cpu())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.derive(config.seed, "weights"))
@@ -220,6 +222,8 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
                 if hasattr(layer, "reset_parameters"):
                     torch.manual_seed(streams.derive(config.seed, "weights", path))
                     layer.reset_parameters()  # type: ignore[operator]
+    for layer in weighted:
+        reparametrize(layer)
     try:
         logits = _check_norm(norm, layers, model, x, config.batch_size)
     except Impossible:

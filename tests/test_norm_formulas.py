@@ -225,6 +225,88 @@ def test_iternorm_evaluates_with_running_averages():
     close(layer.eval()(x), in_training)
 
 
+def test_wn_is_length_times_direction():
+    from normbench.norm.wn import WeightNorm
+
+    for layer in (nn.Linear(6, 4).double(), nn.Conv2d(3, 4, 2).double()):
+        before = layer.weight.detach().clone()
+        WeightNorm().reparametrize(layer)
+        close(layer.weight, before)  # it starts where it was
+        g, v = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+        with torch.no_grad():
+            g.add_(randn(*g.shape))
+            v.add_(randn(*v.shape, seed=1))
+        length = (v.flatten(1) ** 2).sum(1).sqrt().reshape(-1, *[1] * (v.dim() - 1))
+        close(layer.weight, g * v / length)
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet"])
+def test_wn_starts_from_standardized_preactivations(compose, model):
+    arguments = [f"model={model}", *(["model.hidden=[32,16]"] if model == "mlp" else [])]
+    config = compose("norm=wn", *arguments)
+    preprocess = build.part("preprocess", config.preprocess)
+    images = (randn(64, 1, 28, 28).abs() * 100).clamp(max=255).to(torch.uint8)
+    network = build.network(config, preprocess, images, 10)
+    plain = build.network(compose("norm=none", *arguments), preprocess, images, 10)
+    torch.testing.assert_close(network(preprocess(images)), plain(preprocess(images)), rtol=1e-4, atol=1e-5)
+    seen = []
+    build.normalization(config.norm).start(network, preprocess(images))
+    for layer in network.modules():
+        if nn.utils.parametrize.is_parametrized(layer, "weight"):
+            layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.detach()))
+    network(preprocess(images))
+    assert len(seen) == 2
+    for output in seen:
+        mean, var = batch_moments(output.double())
+        close(mean, torch.zeros_like(mean), 1e-4)
+        close(var, torch.ones_like(var), 1e-3)
+
+
+def test_wn_without_data_init_starts_as_it_was(compose):
+    config = compose("norm=wn", "norm.data_init=false")
+    preprocess = build.part("preprocess", config.preprocess)
+    images = torch.ones(4, 1, 28, 28, dtype=torch.uint8)
+    network = build.network(config, preprocess, images, 10)
+    before = network(preprocess(images))
+    build.normalization(config.norm).start(network, preprocess(images))
+    assert torch.equal(network(preprocess(images)), before)
+
+
+def test_ws_standardizes_each_units_weight():
+    from normbench.norm.ws import WeightStandardization
+
+    for layer in (nn.Linear(6, 4).double(), nn.Conv2d(3, 4, 2).double()):
+        v = layer.weight.detach().clone()
+        WeightStandardization(eps=0.01).reparametrize(layer)
+        for unit, weight in zip(v, layer.weight, strict=True):
+            mean = unit.sum() / unit.numel()
+            var = ((unit - mean) ** 2).sum() / unit.numel()
+            close(weight, (unit - mean) / (var + 0.01).sqrt())
+
+
+def test_ws_normalizes_activations_in_groups_or_not_at_all():
+    from normbench.norm.ws import WeightStandardization
+
+    x = randn(4, 8, 3, 2)
+    close(WeightStandardization(num_groups=2).layer(8).double()(x), per_sample_and_group(x, 2, 1e-5))
+    assert isinstance(WeightStandardization(num_groups=0).layer(8), nn.Identity)
+    with pytest.raises(Impossible, match=r"num_groups=8 must divide the 6 channels of a layer; try norm\.num_groups=2"):
+        WeightStandardization(num_groups=8).layer(6)
+
+
+@pytest.mark.parametrize("name", ["wn", "ws"])
+def test_arms_with_reparametrized_weights_start_from_the_same_weights(compose, name):
+    preprocess = build.part("preprocess", compose().preprocess)
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    other = build.network(compose(f"norm={name}", "seed=3"), preprocess, images, 10)
+    plain = build.network(compose("norm=none", "seed=3"), preprocess, images, 10)
+    drawn = other.blocks[0].linear.parametrizations.weight
+    raw = drawn.original1 if name == "wn" else drawn.original
+    assert torch.equal(raw, plain.blocks[0].linear.weight)
+    assert torch.equal(other.blocks[0].linear.bias, plain.blocks[0].linear.bias)
+    assert torch.equal(other.head.weight, plain.head.weight)
+
+
 BAD = [
     (GroupNorm, {"num_groups": 0}), (RMSNorm, {"eps": 0.0}), (LayerNorm, {"eps": -1.0}),
     (InstanceNorm, {"eps": math.nan}),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import normbench
-from normbench import build, checkpoint, records, run
+from normbench import build, catalog, checkpoint, records, run
 from normbench.config import ConfigError
 from normbench.dataset import DataError
 
@@ -84,6 +84,29 @@ def test_paused_and_continued_is_the_run_that_was_never_paused(config, reference
     assert (paused.state, paused.record["epochs_done"]) == ("paused", stop_epoch)
     assert not quiet(config("name=paused", f"stop_epoch={stop_epoch}")).new
     assert_same_end(quiet(config("name=paused")).folder, reference)
+
+
+@pytest.mark.parametrize("norm", sorted(catalog.choices("norm")))
+def test_every_norm_can_be_paused_continued_and_loaded(compose, tmp_path, norm):
+    def settings(*more):
+        few = [
+            "dataset=synthetic",
+            "dataset.image_size=16",
+            "dataset.train_size=200",
+            "dataset.test_size=100",
+            "epochs=2",
+        ]
+        groups = ["norm.num_groups=2"] if norm in ("gn", "ws") else ["norm.group_size=2"] if norm == "iternorm" else []
+        return compose(*few, "model=lenet", "progress=false", f"norm={norm}", *groups, f"out={tmp_path}", *more)
+
+    whole = quiet(settings("name=whole"))
+    quiet(settings("name=paused", "stop_epoch=1"))
+    assert_same_end(quiet(settings("name=paused")).folder, whole.folder)
+    data = build.dataset(settings().dataset).load()
+    network = normbench.load(whole.folder)
+    with torch.no_grad():
+        hits = network(network.preprocess(torch.tensor(data.test_images))).argmax(1) == torch.tensor(data.test_labels)
+    assert hits.double().mean().item() == pytest.approx(whole.record["test_acc"], abs=1e-9)
 
 
 def dead_men_write_nothing(real):

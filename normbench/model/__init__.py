@@ -60,7 +60,8 @@ class Blocks:
         """A block around `layer(bias=...)`, which makes `num_features` features; `normalize=False`: no norm in it."""
         redundant = normalize and self.norm.bias_is_redundant and self.placement == "pre"
         has_bias = not redundant if self.bias == "auto" else bool(self.bias)
-        parts = OrderedDict({name: self.norm.reparametrize(layer(bias=has_bias))})
+        weighted = layer(bias=has_bias)
+        parts = OrderedDict({name: self.norm.reparametrize(weighted) if normalize else weighted})
         norm = self.norm.layer(num_features) if normalize else nn.Identity()
         activation = nn.Identity() if self.norm.replaces_activation and normalize else ACTIVATIONS[self.activation]()
         order = ["norm", "activation"] if self.placement == "pre" else ["activation", "norm"]

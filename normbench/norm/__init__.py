@@ -22,7 +22,10 @@ class Norm:
         return nn.Identity()
 
     def reparametrize(self, layer: nn.Module) -> nn.Module:
-        """The linear or convolutional layer with its weight expressed another way, or as it is."""
+        """Express the weight of this linear or convolutional layer another way, in place; the same layer is returned.
+
+        build.py does it after the weights are drawn, so that every arm starts from the same ones.
+        """
         return layer
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
