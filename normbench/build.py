@@ -42,13 +42,13 @@ def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) ->
     arguments = _arguments(group, settings, maker, args, runtime)
     try:
         return maker(*args, **arguments, **runtime)
-    except (ConfigError, DataError, *_impossible()):
+    except (ConfigError, DataError, *impossible()):
         raise
     except (Exception, SystemExit) as error:  # a user's class may raise anything
         raise ConfigError(f"{group}={settings['name']}: {_in_words(error)}") from error
 
 
-def _impossible() -> tuple[type[Exception], ...]:
+def impossible() -> tuple[type[Exception], ...]:
     """normbench.norm.Impossible, if torch is there at all: a data set must not import it."""
     module = sys.modules.get("normbench.norm")
     return (module.Impossible,) if module else ()

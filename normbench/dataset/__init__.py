@@ -7,7 +7,9 @@ def load(self) -> Data: ...            # verified; raises DataError
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +36,11 @@ class Dataset(Protocol):
     def fingerprint(self) -> str: ...
 
     def load(self) -> Data: ...
+
+
+def cache_folder() -> Path:
+    """The user's folder for what was fetched, unpacked or decoded."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
 
 
 def fingerprint_of(*arrays: npt.NDArray[np.generic]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normbench._torchvision import torchvision
-from normbench.dataset import Data, DataError
+from normbench.dataset import Data, DataError, cache_folder
 
 __all__ = ["FashionMNIST"]
 
@@ -76,7 +76,7 @@ class FashionMNIST:
 
     def _places(self) -> list[Path]:
         own = [] if self.root is None else [self.root, self.root / "FashionMNIST" / "raw"]
-        return [*own, _cache_folder() / "FashionMNIST" / "raw", DEBIAN]
+        return [*own, cache_folder() / "FashionMNIST" / "raw", DEBIAN]
 
     def _find(self) -> Path | None:
         """The first place that holds any of the files; holding some and not all is an error, never passed over."""
@@ -89,7 +89,7 @@ class FashionMNIST:
         return None
 
     def _download(self) -> Path:
-        raw = (self.root or _cache_folder()) / "FashionMNIST" / "raw"
+        raw = (self.root or cache_folder()) / "FashionMNIST" / "raw"
         looked = ", ".join(map(str, self._places()))
         try:
             _install(raw, _fetch)
@@ -108,7 +108,7 @@ class FashionMNIST:
             for name, content in contents.items():
                 content.tofile(folder / name)
 
-        raw = _cache_folder() / "FashionMNIST" / "raw"
+        raw = cache_folder() / "FashionMNIST" / "raw"
         if raw.exists():
             return
         try:
@@ -116,10 +116,6 @@ class FashionMNIST:
             log.info("fashion_mnist: kept extracted in %s", raw)
         except OSError as error:
             log.warning("fashion_mnist: every start unpacks it anew, %s cannot be written (%s)", raw, error)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
 
 
 def _read(folder: Path, name: str) -> npt.NDArray[np.uint8]:

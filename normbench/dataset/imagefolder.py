@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from normbench.dataset import Data, DataError, fingerprint_of
+from normbench.dataset import Data, DataError, cache_folder, fingerprint_of
 
 __all__ = ["ImageFolder"]
 
@@ -110,7 +110,7 @@ class ImageFolder:
         """Named after everything that the pixels depend on."""
         what = [_FORMAT, str(self.root), self.size, self.color, self._listing.train, self._listing.test]
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench" / "imagefolder"
+        folder = cache_folder() / "imagefolder"
         return folder / f"{name}.npy"
 
     def _load_cache(self) -> Data | None:

@@ -4,11 +4,52 @@ A plain `nn.Module` class whose first argument is the number of features is a no
 build.py takes it as `layer`.
 """
 
+import math
+
 from torch import Tensor, nn
 
 
 class Impossible(ValueError):
     """This normalization is undefined for this model and data; the message says why and what to use instead."""
+
+
+def check_eps(eps: float, example: str = "1e-5") -> None:
+    """Raise ValueError unless eps is a number > 0."""
+    if not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps={example}")
+
+
+def check_momentum(momentum: float) -> None:
+    """Raise ValueError unless momentum, the share of the new batch in running averages, is in (0, 1]."""
+    if not 0 < momentum <= 1:
+        raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+
+
+def check_divides(key: str, value: int, num_features: int) -> None:
+    """Raise Impossible unless `value` divides the channels of a layer."""
+    if num_features % value:
+        fits = math.gcd(value, num_features)  # and divides every layer that `value` divides
+        raise Impossible(
+            f"norm.{key}={value} must divide the {num_features} channels of a layer; try norm.{key}={fits}"
+        )
+
+
+def check_batch(name: str, shape: tuple[int, ...], batch_size: int) -> None:
+    """Raise Impossible where a batch has one value per channel, whose variance is zero."""
+    if batch_size * math.prod(shape[1:]) < 2:
+        raise Impossible(
+            f"norm={name} needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
+            f"{shape} gives 1; try batch_size=2 or more"
+        )
+
+
+def check_groups(num_groups: int, shape: tuple[int, ...]) -> None:
+    """Raise Impossible where a group of a sample has one value, whose variance is zero."""
+    if math.prod(shape) // num_groups < 2:
+        raise Impossible(
+            f"norm.num_groups={num_groups} on activations {shape} leaves one value a group, whose variance is "
+            f"0; try norm.num_groups={max(1, num_groups // 2)}"
+        )
 
 
 class Norm:

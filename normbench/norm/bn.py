@@ -1,11 +1,9 @@
 """Batch normalization."""
 
-import math
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Norm, check_batch, check_eps, check_momentum
 
 __all__ = ["BatchNorm"]
 
@@ -38,21 +36,15 @@ class BatchNorm(Norm):
     bias_is_redundant = True
 
     def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+        check_eps(eps)
+        check_momentum(momentum)
         self.eps, self.momentum, self.affine = eps, momentum, affine
 
     def layer(self, num_features: int) -> nn.Module:
         return _Layer(num_features, eps=self.eps, momentum=self.momentum, affine=self.affine)
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
-        if batch_size * math.prod(shape[1:]) < 2:
-            raise Impossible(
-                f"norm=bn needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
-                f"{shape} gives 1; try batch_size=2 or more"
-            )
+        check_batch("bn", shape, batch_size)
 
 
 class _Layer(_BatchNorm):

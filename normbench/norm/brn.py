@@ -1,11 +1,9 @@
 """Batch renormalization."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Norm, check_batch, check_eps, check_momentum
 
 __all__ = ["BatchRenorm"]
 
@@ -50,10 +48,8 @@ class BatchRenorm(Norm):
         ramp_steps: int = 500,
         affine: bool = True,
     ):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+        check_eps(eps)
+        check_momentum(momentum)
         if not (r_max >= 1 and d_max >= 0):
             raise ValueError(
                 f"r_max must be >= 1 and d_max >= 0, got {r_max} and {d_max}; try norm.r_max=3 norm.d_max=5"
@@ -67,11 +63,7 @@ class BatchRenorm(Norm):
         return _Layer(num_features, self.affine, **self.settings)
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
-        if batch_size * math.prod(shape[1:]) < 2:
-            raise Impossible(
-                f"norm=brn needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
-                f"{shape} gives 1; try batch_size=2 or more"
-            )
+        check_batch("brn", shape, batch_size)
 
 
 class _Layer(nn.Module):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Impossible, Norm, check_eps
 
 __all__ = ["FilterResponseNorm"]
 
@@ -34,8 +34,7 @@ class FilterResponseNorm(Norm):
     replaces_activation = True
 
     def __init__(self, eps: float = 1e-6):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-6")
+        check_eps(eps, "1e-6")
         self.eps = eps
 
     def layer(self, num_features: int) -> nn.Module:

@@ -1,10 +1,8 @@
 """Group normalization."""
 
-import math
-
 from torch import nn
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Norm, check_divides, check_eps, check_groups
 
 __all__ = ["GroupNorm"]
 
@@ -34,22 +32,12 @@ class GroupNorm(Norm):
     def __init__(self, num_groups: int = 8, eps: float = 1e-5, affine: bool = True):
         if num_groups < 1:
             raise ValueError(f"num_groups must be a whole number >= 1, got {num_groups}; try norm.num_groups=8")
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
+        check_eps(eps)
         self.num_groups, self.eps, self.affine = num_groups, eps, affine
 
     def layer(self, num_features: int) -> nn.Module:
-        if num_features % self.num_groups:
-            fits = math.gcd(self.num_groups, num_features)  # and divides every layer that num_groups divides
-            raise Impossible(
-                f"norm.num_groups={self.num_groups} must divide the {num_features} channels of a layer; "
-                f"try norm.num_groups={fits}"
-            )
+        check_divides("num_groups", self.num_groups, num_features)
         return nn.GroupNorm(self.num_groups, num_features, eps=self.eps, affine=self.affine)
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
-        if math.prod(shape) // self.num_groups < 2:
-            raise Impossible(
-                f"norm.num_groups={self.num_groups} on activations {shape} leaves one value a group, whose variance is "
-                f"0; try norm.num_groups={max(1, self.num_groups // 2)}"
-            )
+        check_groups(self.num_groups, shape)

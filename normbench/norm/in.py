@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Impossible, Norm, check_eps
 
 __all__ = ["InstanceNorm"]
 
@@ -33,8 +33,7 @@ class InstanceNorm(Norm):
     bias_is_redundant = True
 
     def __init__(self, eps: float = 1e-5, affine: bool = True):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
+        check_eps(eps)
         self.eps, self.affine = eps, affine
 
     def layer(self, num_features: int) -> nn.Module:

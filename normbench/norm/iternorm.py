@@ -1,11 +1,9 @@
 """Iterative normalization: whitening of groups of channels."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Norm, check_batch, check_divides, check_eps, check_momentum
 
 __all__ = ["IterNorm"]
 
@@ -50,28 +48,17 @@ class IterNorm(Norm):
             raise ValueError(f"group_size must be a whole number >= 1, got {group_size}; try norm.group_size=8")
         if iterations < 1:
             raise ValueError(f"iterations must be a whole number >= 1, got {iterations}; try norm.iterations=5")
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}; try norm.momentum=0.1")
+        check_eps(eps)
+        check_momentum(momentum)
         self.group_size, self.iterations, self.eps = group_size, iterations, eps
         self.momentum, self.affine = momentum, affine
 
     def layer(self, num_features: int) -> nn.Module:
-        if num_features % self.group_size:
-            fits = math.gcd(self.group_size, num_features)  # and divides every layer that group_size divides
-            raise Impossible(
-                f"norm.group_size={self.group_size} must divide the {num_features} channels of a layer; "
-                f"try norm.group_size={fits}"
-            )
+        check_divides("group_size", self.group_size, num_features)
         return _Layer(num_features, self.group_size, self.iterations, self.eps, self.momentum, self.affine)
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
-        if batch_size * math.prod(shape[1:]) < 2:
-            raise Impossible(
-                f"norm=iternorm needs at least 2 values per channel and batch, batch_size={batch_size} on activations "
-                f"{shape} gives 1; try batch_size=2 or more"
-            )
+        check_batch("iternorm", shape, batch_size)
 
 
 class _Layer(nn.Module):

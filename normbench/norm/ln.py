@@ -1,10 +1,8 @@
 """Layer normalization."""
 
-import math
-
 from torch import nn
 
-from normbench.norm import Norm
+from normbench.norm import Norm, check_eps
 
 __all__ = ["LayerNorm"]
 
@@ -31,8 +29,7 @@ class LayerNorm(Norm):
     """
 
     def __init__(self, eps: float = 1e-5, affine: bool = True):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-5")
+        check_eps(eps)
         self.eps, self.affine = eps, affine
 
     def layer(self, num_features: int) -> nn.Module:

@@ -1,12 +1,10 @@
 """Root-mean-square normalization."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normbench.norm import Norm
+from normbench.norm import Norm, check_eps
 
 __all__ = ["RMSNorm"]
 
@@ -32,8 +30,7 @@ class RMSNorm(Norm):
     """
 
     def __init__(self, eps: float = 1e-6, affine: bool = True):
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-6")
+        check_eps(eps, "1e-6")
         self.eps, self.affine = eps, affine
 
     def layer(self, num_features: int) -> nn.Module:

@@ -1,12 +1,10 @@
 """Weight standardization."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normbench.norm import Impossible, Norm
+from normbench.norm import Norm, check_divides, check_eps, check_groups
 
 __all__ = ["WeightStandardization"]
 
@@ -34,8 +32,7 @@ class WeightStandardization(Norm):
     def __init__(self, num_groups: int = 8, eps: float = 1e-8):
         if num_groups < 0:
             raise ValueError(f"num_groups must be a whole number >= 0, got {num_groups}; try norm.num_groups=8")
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ValueError(f"eps must be a number > 0, got {eps}; try norm.eps=1e-8")
+        check_eps(eps, "1e-8")
         self.num_groups, self.eps = num_groups, eps
 
     def reparametrize(self, layer: nn.Module) -> nn.Module:
@@ -45,20 +42,12 @@ class WeightStandardization(Norm):
     def layer(self, num_features: int) -> nn.Module:
         if self.num_groups == 0:
             return nn.Identity()
-        if num_features % self.num_groups:
-            fits = math.gcd(self.num_groups, num_features)  # and divides every layer that num_groups divides
-            raise Impossible(
-                f"norm.num_groups={self.num_groups} must divide the {num_features} channels of a layer; "
-                f"try norm.num_groups={fits}"
-            )
+        check_divides("num_groups", self.num_groups, num_features)
         return nn.GroupNorm(self.num_groups, num_features)
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
-        if self.num_groups and math.prod(shape) // self.num_groups < 2:
-            raise Impossible(
-                f"norm.num_groups={self.num_groups} on activations {shape} leaves one value a group, whose variance is "
-                f"0; try norm.num_groups={max(1, self.num_groups // 2)}"
-            )
+        if self.num_groups:
+            check_groups(self.num_groups, shape)
 
 
 class _Standardized(nn.Module):

@@ -24,13 +24,14 @@ class Cost:
 def table(todo: Sequence[Job]) -> str:
     """The jobs that would run, one a line, and what they take together, one after another."""
     costs: dict[str, Cost] = {}
-    lines = []
+    lines, seconds, megabytes = [], 0.0, 0.0
     for job in todo:
-        cost = costs.setdefault(kind(job.config), None) or measure(job.config)  # type: ignore[arg-type]
-        costs[kind(job.config)] = cost
-        lines.append(f"  {job.config.folder}  {_duration(cost.seconds)}")
-    seconds = sum(costs[kind(job.config)].seconds for job in todo)
-    megabytes = sum(costs[kind(job.config)].bytes for job in todo) / 1e6
+        like = kind(job.config)
+        if like not in costs:
+            costs[like] = measure(job.config)
+        seconds += costs[like].seconds
+        megabytes += costs[like].bytes / 1e6
+        lines.append(f"  {job.config.folder}  {_duration(costs[like].seconds)}")
     total = f"would take about {_duration(seconds)} one after another, and {megabytes:.1f} MB; nothing was started"
     return "\n".join([*lines, total])
 

@@ -66,8 +66,7 @@ def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
 
 def _refuse_other_way(first: Job, job: Job) -> None:
     """Jobs of one folder are one run; they must not ask for it to be made in different ways."""
-    ways = {**job.config.to_dict(), **job.config.checkpoint.__dict__}
-    before = {**first.config.to_dict(), **first.config.checkpoint.__dict__}
+    ways, before = job.config.to_dict(), first.config.to_dict()
     for key in NOT_IDENTITY:
         if ways.get(key) != before.get(key):
             raise ConfigError(
