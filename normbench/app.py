@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from normbench import build, records, run, typed
+from normbench import parts, records, run, typed
 from normbench.cli import COMMANDS
 from normbench.config import ConfigError, load, unknown_key
 from normbench.dataset import DataError
@@ -160,7 +160,7 @@ def exit_code(error: Exception) -> int | None:
         HydraException: 2,
         OmegaConfBaseException: 2,
     }
-    if isinstance(error, build.impossible()):
+    if isinstance(error, parts.impossible()):
         return 2
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 

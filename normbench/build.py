@@ -1,107 +1,24 @@
-"""From the config to live objects; every call of Hydra's instantiate is here.
+"""From the config to the live objects of one run.
 
 torch is imported where it is needed, so that `normbench data` and a sweep that has nothing to do stay quick.
 """
 
 import inspect
-import json
-import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-
 from normbench import streams
-from normbench.config import ConfigError, RunConfig, unknown_key
-from normbench.dataset import Data, DataError, Dataset
+from normbench.config import ConfigError, RunConfig
+from normbench.dataset import Dataset
+from normbench.parts import arguments_of, in_words, maker_of, offered, part
+from normbench.resident import Resident, resident
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from normbench.norm import Norm
-
-OURS = ("name", "_target_")  # keys of a part that are not arguments of its class
-
-
-# ------------------------------------------------------------------------------------------------------ parts
-
-
-def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) -> Any:
-    """An object of the part's class, from its settings and what only this run knows (`args`, `runtime`).
-
-    Raises:
-        ConfigError: the class can't be imported, does not take a setting, or refuses a value.
-    """
-    maker = _maker(group, settings["_target_"])
-    arguments = _arguments(group, settings, maker, args, runtime)
-    try:
-        return maker(*args, **arguments, **runtime)
-    except (ConfigError, DataError, *impossible()):
-        raise
-    except (Exception, SystemExit) as error:  # a user's class may raise anything
-        raise ConfigError(f"{group}={settings['name']}: {_in_words(error)}") from error
-
-
-def impossible() -> tuple[type[Exception], ...]:
-    """normbench.norm.Impossible, if torch is there at all: a data set must not import it."""
-    module = sys.modules.get("normbench.norm")
-    return (module.Impossible,) if module else ()
-
-
-def _in_words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
-
-
-def _maker(group: str, target: str) -> Callable[..., Any]:
-    try:
-        return instantiate({"_target_": target, "_partial_": True}).func
-    except (HydraException, ValueError, ImportError) as error:
-        reason = str(error.__cause__ or " ".join(str(error).split()))
-        raise ConfigError(
-            f"{group}._target_={target} can't be used: {reason}; it must be the path of a class in an installed "
-            "package or in the folder where you start normbench"
-        ) from None
-
-
-def is_known(group: str, settings: Mapping[str, Any]) -> bool:
-    """Whether the part is a class of normbench's own group, or a layer of torch.nn: code that a stranger may name."""
-    target = settings["_target_"]
-    if not re.fullmatch(rf"normbench\.{group}\.\w+\.\w+|torch\.nn\.\w+", target):
-        return False  # by its text, before anything of it is imported
-    try:
-        maker = _maker(group, target)
-    except ConfigError:
-        return False
-    return isinstance(maker, type) and maker.__module__.startswith((f"normbench.{group}.", "torch.nn.modules."))
-
-
-def _arguments(group: str, settings: Mapping, maker: Callable, args: tuple, runtime: Mapping) -> dict[str, Any]:
-    """The settings as keyword arguments of the class, checked against its signature."""
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k not in OURS}
-    try:
-        signature = inspect.signature(maker)
-    except (ValueError, TypeError):  # a class written in C: it will say itself what it does not take
-        return given
-    parameters = signature.parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        keys = [p.name for p in list(parameters)[len(args) :] if p.name not in runtime]
-        unknown = [key for key in given if key not in keys]
-        if unknown:
-            words = unknown_key(f"{group}.{unknown[0]}", keys)
-            remove = " ".join(f"~{group}.{key}" for key in unknown)
-            raise ConfigError(f"{words} ({settings['_target_']}); to leave out what it lacks: {remove}")
-    try:
-        signature.bind(*args, **given, **runtime)
-    except TypeError as error:
-        raise ConfigError(f"{group}={settings['name']} ({settings['_target_']}): {error}") from None
-    return given
 
 
 def dataset(settings: Mapping[str, Any]) -> Dataset:
@@ -114,10 +31,10 @@ def normalization(settings: Mapping[str, Any]) -> "Norm":
 
     from normbench.norm import Norm
 
-    maker = _maker("norm", settings["_target_"])
+    maker = maker_of("norm", settings["_target_"])
     if not (isinstance(maker, type) and issubclass(maker, nn.Module)):
         return part("norm", settings)
-    arguments = _arguments("norm", settings, maker, (1,), {})
+    arguments = arguments_of("norm", settings, maker, (1,), {})
 
     class Plain(Norm):
         def layer(self, num_features: int) -> nn.Module:
@@ -126,73 +43,42 @@ def normalization(settings: Mapping[str, Any]) -> "Norm":
     return Plain()
 
 
+def fitting(config: RunConfig, masked: bool) -> "nn.Module":
+    """The preprocessing, to be fitted; for a masked data set it leaves out what is padding."""
+    from normbench.preprocess import Masked
+
+    preprocess = part("preprocess", config.preprocess)
+    return Masked(preprocess) if masked else preprocess
+
+
 def optimizer(settings: Mapping[str, Any], model: "nn.Module") -> "torch.optim.Optimizer":
     """The optimizer over all parameters, with torch's fused kernels where its class has them."""
-    signature = inspect.signature(_maker("optimizer", settings["_target_"]))
+    signature = inspect.signature(maker_of("optimizer", settings["_target_"]))
     fused = {"fused": True} if "fused" in signature.parameters and "fused" not in settings else {}
     return part("optimizer", settings, list(model.parameters()), **fused)
 
 
-# ------------------------------------------------------------------------------------------------------- data
+@dataclass
+class Assembled:
+    """A model, the layers in it that the norm made, and how many BatchNorm layers of its own were swapped for them."""
 
-
-@dataclass(frozen=True)
-class Resident:
-    """The data set on the device: images uint8 (N, C, H, W), labels int64 (N,).
-
-    `train_eval` is a fixed part of `train`, as large as `val` and balanced like it: evaluated beside it, it tells
-    what the network has learned from what it can do.
-    """
-
-    train: "tuple[Tensor, Tensor]"
-    train_eval: "tuple[Tensor, Tensor]"
-    val: "tuple[Tensor, Tensor]"
-    test: "tuple[Tensor, Tensor]"
-    classes: tuple[str, ...]
-    fingerprint: str
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.train[0].shape[1:])
-
-
-def resident(config: RunConfig, device: "torch.device") -> Resident:
-    """The data of this run; runs of one process that use the same data share them."""
-    return _resident(json.dumps(config.dataset, sort_keys=True), config.val_fraction, config.data_seed, str(device))
-
-
-@lru_cache(maxsize=1)
-def _resident(settings: str, val_fraction: float, data_seed: int, device: str) -> Resident:
-    import torch
-
-    data: Data = dataset(json.loads(settings)).load()
-    try:
-        train, val = streams.split(data.train_labels, val_fraction, data_seed)
-        share = min(0.5, len(val) / len(train))
-        train_eval = train[streams.split(data.train_labels[train], share, data_seed)[1]]
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-    def take(images: np.ndarray, labels: np.ndarray, index: np.ndarray | slice = slice(None)):
-        return torch.tensor(images[index], device=device), torch.tensor(labels[index], device=device)
-
-    return Resident(
-        train=take(data.train_images, data.train_labels, train),
-        train_eval=take(data.train_images, data.train_labels, train_eval),
-        val=take(data.train_images, data.train_labels, val),
-        test=take(data.test_images, data.test_labels),
-        classes=data.classes,
-        fingerprint=data.fingerprint,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- network
+    model: "nn.Module"
+    norm_layers: "list[nn.Module]"
+    swapped: int
 
 
 def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_classes: int) -> "nn.Module":
+    """The model alone of `assemble`."""
+    return assemble(config, normalization(config.norm), preprocess, images, num_classes).model
+
+
+def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "Tensor", num_classes: int) -> Assembled:
     """The model with its initial weights, on the CPU, after asking the norm whether it can work there.
 
+    A model whose class takes no `norm` has its BatchNorm layers swapped for the norm's.
+
     Args:
+        norm: the object of config.norm.
         preprocess: fitted; the model sees what it makes.
         images: a few uint8 images (N >= 2, C, H, W), to learn the shapes.
         num_classes: outputs of the model.
@@ -203,39 +89,69 @@ def network(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_cl
     """
     import torch
 
-    from normbench.model import Model
+    from normbench.model import Model, swap_batch_norm
     from normbench.norm import Impossible
 
-    norm = normalization(config.norm)
-    layers: list[nn.Module] = []  # of the norm; and those whose weights it will express another way
-    weighted: list[nn.Module] = []
-    make_layer, reparametrize = norm.layer, norm.reparametrize
-    norm.layer = lambda num_features: layers.append(make_layer(num_features)) or layers[-1]  # type: ignore[method-assign]
-    norm.reparametrize = lambda layer: weighted.append(layer) or layer  # type: ignore[method-assign]
+    recorder = _Recorder(norm)
     x = preprocess(images[:2].cpu())
+    runtime = {"norm": recorder, "input_shape": tuple(x.shape[1:]), "num_classes": num_classes}
+    runtime = offered("model", config.model, runtime)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.derive(config.seed, "weights"))
-        shape = {"input_shape": tuple(x.shape[1:]), "num_classes": num_classes}
-        model = part("model", config.model, norm=norm, **shape)
+        model = part("model", config.model, **runtime)
         if isinstance(model, Model):
             for path, layer in model.named_modules():
-                if hasattr(layer, "reset_parameters"):
-                    torch.manual_seed(streams.derive(config.seed, "weights", path))
-                    layer.reset_parameters()  # type: ignore[operator]
-    for layer in weighted:
-        reparametrize(layer)
+                torch.manual_seed(streams.derive(config.seed, "weights", path))
+                model.draw(layer)
+    words = f"model={config.model['name']} with norm={config.norm['name']}"
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"model={config.model['name']} must be a torch.nn.Module, it is a {type(model).__name__}")
+    swapped = swap_batch_norm(model, recorder) if "norm" not in runtime else 0
+    if "norm" not in runtime and not swapped and config.norm["name"] != "none":
+        raise ConfigError(
+            f"{words}: its class takes no norm and holds no BatchNorm layer to swap for one, so that norm= would "
+            "change nothing; try norm=none"
+        )
+    for layer in recorder.weighted:
+        norm.reparametrize(layer)
     try:
-        logits = _check_norm(norm, layers, model, x, config.batch_size)
+        logits = _check_norm(norm, recorder.layers, model, x, config.batch_size)
     except Impossible:
         raise
     except (Exception, SystemExit) as error:
-        words = f"model={config.model['name']} with norm={config.norm['name']}"
-        raise ConfigError(f"{words} fails on images {tuple(x.shape)}: {_in_words(error)}") from error
-    if logits.shape != (2, num_classes):
+        raise ConfigError(f"{words} fails on images {tuple(x.shape)}: {in_words(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"model={config.model['name']} must give logits (N, {num_classes}), got {found}")
+    if x.isnan().any() and logits.isnan().any():
         raise ConfigError(
-            f"model={config.model['name']} must give logits (N, {num_classes}), got {tuple(logits.shape)}"
+            f"model={config.model['name']} can't take images whose rows end early, as those of "
+            f"dataset={config.dataset['name']}; try model=rnn"
         )
-    return model
+    return Assembled(model, recorder.layers, swapped)
+
+
+class _Recorder:
+    """Stands for the norm while a model is made: remembers its layers, and puts off the reparametrizing.
+
+    That waits until the weights are drawn, so that every arm starts from the same ones.
+    """
+
+    def __init__(self, norm: "Norm"):
+        self.norm = norm
+        self.layers: list[nn.Module] = []
+        self.weighted: list[nn.Module] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.norm, name)
+
+    def layer(self, num_features: int) -> "nn.Module":
+        self.layers.append(self.norm.layer(num_features))
+        return self.layers[-1]
+
+    def reparametrize(self, layer: "nn.Module") -> "nn.Module":
+        self.weighted.append(layer)
+        return layer
 
 
 def _check_norm(norm: "Norm", layers: list, model: "nn.Module", x: "Tensor", batch_size: int) -> "Tensor":
@@ -243,7 +159,8 @@ def _check_norm(norm: "Norm", layers: list, model: "nn.Module", x: "Tensor", bat
     import torch
 
     def ask(layer, inputs):
-        norm.check(tuple(inputs[0].shape[1:]), batch_size)
+        rows = len(inputs[0]) // len(x)  # of each image: a transformer normalizes every patch
+        norm.check(tuple(inputs[0].shape[1:]), batch_size * max(1, rows))
 
     hooks = [layer.register_forward_pre_hook(ask) for layer in layers]
     try:
@@ -272,16 +189,37 @@ def choose_device(name: str) -> "torch.device":
 class Built:
     """All the objects of one run."""
 
+    config: RunConfig
     device: "torch.device"
     data: Resident
+    augment: Any
     preprocess: "nn.Module"
     model: "nn.Module"
     norm: "Norm"
+    norm_layers: "list[nn.Module]"
+    swapped: int  # BatchNorm layers of the model's own, in whose place the norm's stand
     loss_fn: Any
     optimizer: "torch.optim.Optimizer"
     clip: Any
     schedule: Any
     steps_per_epoch: int
+
+    def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
+        """The training batches of these steps, augmented and preprocessed: the same for a step, whoever asks."""
+        images, labels = self.data.train
+        seed, size, drawn_for = self.config.seed, self.config.batch_size, None
+        for step in steps:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != drawn_for:
+                order = streams.order(seed, epoch, len(labels)).to(self.device)
+                draws = self.augment.draw(streams.generator(seed, "augment", epoch), len(labels))
+                draws = None if draws is None else draws.to(self.device)
+                drawn_for = epoch
+            now = slice(position * size, (position + 1) * size)
+            x = images.index_select(0, order[now])
+            if draws is not None:
+                x = self.augment(x, draws[now])
+            yield self.preprocess(x), labels.index_select(0, order[now])
 
 
 def build(config: RunConfig) -> Built:
@@ -298,7 +236,7 @@ def build(config: RunConfig) -> Built:
             f"batch_size must be at most {len(data.train[1]):,}, the training images of "
             f"{config.dataset['name']}; got {config.batch_size}; try batch_size=64"
         )
-    preprocess = part("preprocess", config.preprocess)
+    preprocess = fitting(config, data.masked)
     preprocess.fit(data.train[0])
     schedule = part("schedule", config.schedule, steps_per_epoch=steps_per_epoch)
     if getattr(schedule, "warmup_steps", 0) >= config.epochs * steps_per_epoch:
@@ -306,13 +244,19 @@ def build(config: RunConfig) -> Built:
             f"schedule.warmup_epochs must be less than epochs={config.epochs}, got "
             f"{config.schedule['warmup_epochs']}: the learning rate would never reach its value"
         )
-    model = network(config, preprocess, data.train[0], len(data.classes)).to(device)
+    norm = normalization(config.norm)
+    assembled = assemble(config, norm, preprocess, data.sample(), len(data.classes))
+    model = assembled.model.to(device)
     return Built(
+        config=config,
         device=device,
         data=data,
+        augment=part("augment", config.augment),
         preprocess=preprocess.to(device),
         model=model,
-        norm=normalization(config.norm),
+        norm=norm,
+        norm_layers=assembled.norm_layers,
+        swapped=assembled.swapped,
         loss_fn=part("loss", config.loss).to(device),
         optimizer=optimizer(config.optimizer, model),
         clip=part("clip", config.clip),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normbench import build, config, records
+from normbench import build, config, parts, records
 
 if TYPE_CHECKING:
     from normbench.train import Progress
@@ -31,6 +31,7 @@ def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_res
         **{key: getattr(progress, key) for key in PROGRESS},
         "data_fingerprint": built.data.fingerprint,
         "input_shape": list(built.data.input_shape),
+        "masked": built.data.masked,
         "classes": list(built.data.classes),
         "model": built.model.state_dict(),
         "preprocess": built.preprocess.state_dict(),
@@ -92,15 +93,16 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
     settings = config.from_dict(json.loads(content["config"]))
     for group in ("preprocess", "norm", "model"):
         part = getattr(settings, group)
-        if not trust_code and not build.is_known(group, part):
+        if not trust_code and not parts.is_known(group, part):
             raise PermissionError(
                 f"{folder} needs code of its own, {part['_target_']}; "
                 "if you trust it: normbench.load(folder, trust_code=True)"
             )
-    preprocess = build.part("preprocess", settings.preprocess)
+    preprocess = build.fitting(settings, content["masked"])
     for name, value in content["preprocess"].items():
-        preprocess.register_buffer(name, value)
-    images = torch.zeros(2, *content["input_shape"], dtype=torch.uint8)
+        owner, _, last = name.rpartition(".")
+        preprocess.get_submodule(owner).register_buffer(last, value)
+    images = torch.full((2, *content["input_shape"]), 255, dtype=torch.uint8)
     network: Any = build.network(settings, preprocess, images, len(content["classes"]))
     network.load_state_dict(content["model"])
     network.classes = tuple(content["classes"])

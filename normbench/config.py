@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-GROUPS = ("dataset", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
+GROUPS = ("dataset", "augment", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
 
 # Raised with every change under CHANGELOG's heading "Results": runs made before then are other runs.
 RESULTS_VERSION = 1
@@ -23,6 +23,7 @@ RESULTS_VERSION = 1
 NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "stop_epoch", "dataset.root")
 
 
+STATISTICS = ("ema", "population", "batch")  # with which normalizations may be evaluated; see evaluate.py
 NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
 
 
@@ -34,6 +35,7 @@ class ConfigError(ValueError):
 class Eval:
     every_steps: int | None = MISSING
     batch_size: int = MISSING
+    statistics: list[str] = MISSING
 
 
 @dataclass
@@ -47,6 +49,7 @@ class RunConfig:
     """One run, resolved. The parts (GROUPS) are `name`, `_target_` and the settings of their class."""
 
     dataset: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
     preprocess: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     norm: dict[str, Any] = MISSING
@@ -87,6 +90,11 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
     "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
+    "eval.statistics": (
+        lambda v: v and set(v) <= set(STATISTICS) and len(set(v)) == len(v),
+        f"a list of {', '.join(STATISTICS)}, each at most once",
+        "[ema,population]",
+    ),
     "device": (lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N", "auto"),
     "threads": (lambda v: 1 <= v <= (os.cpu_count() or 1), f"a whole number from 1 to {os.cpu_count()}", "1"),
     "checkpoint.every_s": (lambda v: v >= 0 and math.isfinite(v), "a number of seconds >= 0", "10"),

@@ -83,9 +83,10 @@ def count_parameters(built: Built) -> int:
 
 def headline(config: RunConfig, built: Built, progress: "Progress", total_steps: int) -> str:
     """One line for the user when training starts."""
+    swapped = f" ({built.swapped} BatchNorm layers swapped)" if built.swapped else ""
     where = f" from step {progress.step:,}" if progress.step else ""
     return (
-        f"{config.model['name']} ({count_parameters(built):,} parameters) norm={config.norm['name']} "
+        f"{config.model['name']} ({count_parameters(built):,} parameters) norm={config.norm['name']}{swapped} "
         f"optimizer={config.optimizer['name']} clip={config.clip['name']} on {config.dataset['name']} "
         f"({len(built.data.train[1]):,} training images), seed {config.seed}: "
         f"{total_steps:,} steps{where} on {built.device}"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from normbench import build, manifest, records, streams
+from normbench import build, evaluate, manifest, records, streams
 from normbench.config import ConfigError, RunConfig, identity, to_yaml
 from normbench.dataset import DataError
 
@@ -196,22 +196,16 @@ class Attempt:
         import torch
         from tqdm import tqdm
 
-        images, labels = self.built.data.train
-        size, per_epoch = self.config.batch_size, self.built.steps_per_epoch
-        order = None
+        per_epoch = self.built.steps_per_epoch
         steps = range(self.progress.step, self.stop_step)
         shown = tqdm(
             steps, desc=self.folder.name, unit="step", initial=steps.start, total=self.total_steps, leave=False,
             disable=None if bar else True,
         )  # fmt: skip
-        for step in shown:
-            epoch, position = divmod(step, per_epoch)
-            if order is None or position == 0:
-                order = streams.order(self.config.seed, epoch, len(labels)).to(self.built.device)
-            if position == 0:
-                torch.manual_seed(streams.derive(self.config.seed, "dropout", epoch))
-            index = order[position * size : (position + 1) * size]
-            yield self.built.preprocess(images.index_select(0, index)), labels.index_select(0, index)
+        for step, batch in zip(shown, self.built.batches(steps), strict=True):
+            if step % per_epoch == 0:
+                torch.manual_seed(streams.derive(self.config.seed, "dropout", step // per_epoch))
+            yield batch
             if self.should_stop():
                 return
 
@@ -221,10 +215,10 @@ class Attempt:
         return {"train_eval_loss": train_loss, "train_eval_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
 
     def evaluate(self, part: tuple) -> tuple[float, float]:
-        from normbench.train import evaluate
+        from normbench import train
 
-        built = self.built
-        return evaluate(built.model, built.preprocess, built.loss_fn, *part, batch_size=self.config.eval.batch_size)
+        built, size = self.built, self.config.eval.batch_size
+        return train.evaluate(built.model, built.preprocess, built.loss_fn, *part, batch_size=size)
 
     def finish(self) -> Outcome:
         progress = self.progress
@@ -239,10 +233,13 @@ class Attempt:
             if self.signum is not None:
                 raise Interrupted(outcome, self.signum)
             return outcome
-        test_loss, test_acc = self.evaluate(self.built.data.test)
         self.save(self.config.checkpoint.keep)
-        log.info("complete: test_loss=%.6g test_acc=%.6g", test_loss, test_acc)
-        return self.commit("complete", test_loss=records.finite_or_none(test_loss), test_acc=test_acc)
+        settings = self.config.eval
+        found = evaluate.by_statistics(self.built, settings.statistics)
+        headline = found[settings.statistics[0]]
+        log.info("complete: %s", " ".join(f"{key}={value}" for key, value in headline.items()))
+        readings = evaluate.readings(self.built)
+        return self.commit("complete", **headline, statistics=found, norm_readings=readings)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

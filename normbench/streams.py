@@ -3,6 +3,8 @@
 weights    (seed, "weights", path of the layer)
 order      (seed, "order", epoch)
 dropout    (seed, "dropout", epoch)
+augment    (seed, "augment", epoch)
+evaluation (data_seed, "evaluation"): the order for batch statistics
 split      (data_seed, "split", label)
 """
 
@@ -22,8 +24,21 @@ def order(seed: int, epoch: int, count: int):
     """The order in which an epoch takes the training images: a permutation of 0 .. count - 1, on the CPU."""
     import torch
 
-    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator(seed, "order", epoch))
+
+
+def shuffle(data_seed: int, count: int):
+    """A fixed order for evaluating with batch statistics, the same for every arm."""
+    import torch
+
+    return torch.randperm(count, generator=generator(data_seed, "evaluation"))
+
+
+def generator(*key: int | str):
+    """A random generator on the CPU, seeded from the key."""
+    import torch
+
+    return torch.Generator().manual_seed(derive(*key))
 
 
 def split(labels: npt.NDArray[np.int64], fraction: float, data_seed: int) -> tuple[npt.NDArray, npt.NDArray]:

@@ -151,12 +151,21 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     batch_size: int,
+    by_batch: Sequence[nn.Module] = (),
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (in [0, 1]) in evaluation mode, over every image exactly once."""
+    """Mean loss and accuracy (in [0, 1]) in evaluation mode, over every image exactly once.
+
+    Args:
+        by_batch: layers that stay in training mode, to normalize by the statistics of the batch. No batch is then
+            smaller than batch_size: what is left over joins the others.
+    """
     model.eval()
+    for layer in by_batch:
+        layer.train()
+    parts = max(1, len(labels) // batch_size) if by_batch else -(-len(labels) // batch_size)
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     hits = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
         logits = model(preprocess(x))
         loss += loss_fn(logits, y).double() * len(y)
         hits += (logits.argmax(1) == y).sum()

@@ -65,7 +65,7 @@ REFUSED = {
     "clip=norm clip.max_norm=-1": "max_norm must be a number > 0, got -1",
     "device=cuda:99": "there is no such CUDA device here; try device=cpu",
     "norm=null": "must be a string",
-    "seed=0 norm._target_=torch.nn.Bilinear ~norm.momentum ~norm.affine ~norm.eps": "missing a required argument",
+    "norm=none norm._target_=torch.nn.Bilinear": "missing a required argument",
     "loss.label_smoothing=2": "loss.label_smoothing must be a number >= 0 and < 1, got 2",
     "schedule.warmup_epochs=5": "schedule.warmup_epochs must be less than epochs=5",
     "clip=norm clip.max_norm=true": "clip.max_norm must be a number, got True",

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import normbench
-from normbench import build, catalog, checkpoint, records, run
+from normbench import build, catalog, checkpoint, records, resident, run
 from normbench.config import ConfigError
 from normbench.dataset import DataError
 
@@ -214,12 +214,12 @@ def test_other_data_under_the_same_name_are_refused(config, monkeypatch):
     with pytest.raises(DataError, match=f"{folder} was made from other data: dataset=synthetic"):
         quiet(config("name=whole"))
     monkeypatch.setattr(Synthetic, "load", lambda self: replace(real(self), fingerprint="0" * 64))
-    build._resident.cache_clear()
+    resident._resident.cache_clear()
     try:
         with pytest.raises(DataError, match="was made from other data"):
             quiet(config("name=data"))
     finally:
-        build._resident.cache_clear()
+        resident._resident.cache_clear()
 
 
 def test_a_failure_in_training_is_recorded_and_can_be_tried_again(config, reference, monkeypatch):

@@ -22,7 +22,11 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Data:
-    """Images (N, C, H, W) uint8 and labels (N,) int64 in [0, number of classes), for training and for testing."""
+    """Images (N, C, H, W) uint8 and labels (N,) int64 in [0, number of classes), for training and for testing.
+
+    masked: the last channel is no picture but a mask, 0 where an image has nothing (padding) and 255 elsewhere.
+    The network does not get it: what is padding comes to it as NaN, so that it can't be taken for a value.
+    """
 
     train_images: npt.NDArray[np.uint8]
     train_labels: npt.NDArray[np.int64]
@@ -30,6 +34,7 @@ class Data:
     test_labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     fingerprint: str
+    masked: bool = False
 
 
 class Dataset(Protocol):

@@ -1,13 +1,19 @@
 """The contract of a model, and the layer stack that the plain models share.
 
-A model is an `nn.Module` class that takes `norm` (normbench.norm.Norm), `input_shape` (C, H, W) and `num_classes`
-as keyword arguments, beside its own settings, and maps (N, C, H, W) to logits (N, num_classes).
+A model is an `nn.Module` class (or a function that makes one) that takes `norm` (normbench.norm.Norm), `input_shape`
+(C, H, W) and `num_classes` as keyword arguments, as far as it has them, beside its own settings, and maps
+(N, C, H, W) to logits (N, num_classes). One that takes no `norm` has its BatchNorm layers swapped for the norm's.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normbench.norm import Impossible
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -20,14 +26,111 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # the layers that a normalization stands behind
+
+
+def _normal(weight: Tensor) -> None:
+    nn.init.normal_(weight, std=0.01)
+
+
+def _he(weight: Tensor) -> None:
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+
+
+INITS: dict[str, Callable[[Tensor], object]] = {"xavier": nn.init.xavier_uniform_, "he": _he, "normal": _normal}
+
+
 class Model(nn.Module):
-    """Base class of models whose layers draw their weights in `reset_parameters`.
+    """Base class of models whose layers draw their weights in `draw`.
 
     build.py calls it for every layer under a seed made from (seed, the layer's path), so that a layer starts
     from the same weights whatever stands beside it. `head` is the last layer, which makes the logits.
     """
 
     head: nn.Module
+    initial: "Initial | None" = None  # None: as torch's layers draw themselves
+
+    def draw(self, layer: nn.Module) -> None:
+        """Draw the layer's own weights (not those of layers inside it)."""
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()  # type: ignore[operator]
+        if self.initial and isinstance(layer, WEIGHTED):
+            self.initial(layer, hidden=layer is not self.head)
+
+
+class Initial:
+    """How the weights of linear and convolutional layers are drawn.
+
+    default: torch's, uniform on +-1/sqrt(fan_in), biases too. xavier: uniform on +-sqrt(6 / (fan_in + fan_out)).
+    he: normal with variance 2 / fan_in. normal: normal with standard deviation 0.01. Biases are 0 in the last three.
+
+    Args:
+        init: one of these words.
+        init_scale: the weights of the hidden layers (all but the head) are multiplied by it; > 0.
+
+    Raises:
+        ValueError: another word, or init_scale not a number > 0.
+
+    Source:
+        Glorot & Bengio 2010, eq. 16; He et al. 2015, arXiv 1502.01852, eq. 10; Krizhevsky et al. 2012, section 5.
+    """
+
+    def __init__(self, init: str, init_scale: float):
+        if init not in ("default", *INITS):
+            raise ValueError(f"init must be one of default, {', '.join(INITS)}; got {init!r}")
+        if not (init_scale > 0 and math.isfinite(init_scale)):
+            raise ValueError(f"init_scale must be a number > 0, got {init_scale}; try model.init_scale=1")
+        self.init, self.init_scale = init, init_scale
+
+    @torch.no_grad()
+    def __call__(self, layer: nn.Module, hidden: bool) -> None:
+        weight, bias = layer.weight, layer.bias
+        if self.init != "default":
+            INITS[self.init](weight)  # type: ignore[arg-type]
+            if bias is not None:
+                bias.zero_()  # type: ignore[operator]
+        if hidden and self.init_scale != 1:
+            weight.mul_(self.init_scale)  # type: ignore[operator]
+
+
+class Shift(nn.Module):
+    """y = x + bias, a bias for each channel: what is left of a swapped BatchNorm where the norm puts no layer.
+
+    Networks give the layers before BatchNorm no bias: without this, the arm without a norm would have no shifts at all.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias.view(-1, *[1] * (x.dim() - 2))
+
+
+def swap_batch_norm(model: nn.Module, norm) -> int:
+    """Put the norm's layers in the place of the model's BatchNorm layers, in place; their number.
+
+    All linear and convolutional layers but the last one registered are reparametrized as the norm says.
+    """
+    weighted: list[nn.Module] = []
+    made: dict[nn.Module, nn.Module] = {}
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, WEIGHTED) and layer not in weighted:
+            weighted.append(layer)
+        if isinstance(layer, _BatchNorm):
+            if layer not in made:
+                before = weighted[-1] if weighted else None
+                made[layer] = _in_place_of(layer, norm.layer(layer.num_features), before)
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, made[layer])
+    for layer in weighted[:-1] if made else []:
+        norm.reparametrize(layer)
+    return len(made)
+
+
+def _in_place_of(batch_norm: _BatchNorm, layer: nn.Module, before: nn.Module | None) -> nn.Module:
+    has_bias = before is not None and before.bias is not None
+    return Shift(batch_norm.num_features) if isinstance(layer, nn.Identity) and not has_bias else layer
 
 
 class Blocks:
@@ -42,6 +145,7 @@ class Blocks:
 
     Raises:
         ValueError: a choice that does not exist, or dropout out of range.
+        Impossible: placement=post with a norm that takes the activation's place.
     """
 
     def __init__(self, norm, activation: str, placement: str, bias: bool | str, dropout: float):
@@ -53,19 +157,35 @@ class Blocks:
             raise ValueError(f"bias must be auto, true or false, got {bias!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}; try model.dropout=0.5")
+        if norm.replaces_activation and placement == "post":
+            raise Impossible(
+                "this norm ends in a nonlinearity of its own, in the activation's place, so that it can't stand after "
+                "one: placement must be pre, got 'post'; try model.placement=pre"
+            )
         self.norm, self.activation, self.placement = norm, activation, placement
         self.bias, self.dropout = bias, dropout
 
-    def __call__(self, name: str, layer: Callable[..., nn.Module], num_features: int, normalize: bool = True):
-        """A block around `layer(bias=...)`, which makes `num_features` features; `normalize=False`: no norm in it."""
+    def __call__(
+        self,
+        name: str,
+        layer: Callable[..., nn.Module],
+        num_features: int,
+        normalize: bool = True,
+        activate: bool = True,
+    ) -> nn.Sequential:
+        """A block around `layer(bias=...)` of `num_features` features; norm and activation can be left out."""
         redundant = normalize and self.norm.bias_is_redundant and self.placement == "pre"
         has_bias = not redundant if self.bias == "auto" else bool(self.bias)
         weighted = layer(bias=has_bias)
-        parts = OrderedDict({name: self.norm.reparametrize(weighted) if normalize else weighted})
         norm = self.norm.layer(num_features) if normalize else nn.Identity()
-        activation = nn.Identity() if self.norm.replaces_activation and normalize else ACTIVATIONS[self.activation]()
-        order = ["norm", "activation"] if self.placement == "pre" else ["activation", "norm"]
-        parts |= sorted({"norm": norm, "activation": activation}.items(), key=lambda item: order.index(item[0]))
-        parts["dropout"] = nn.Dropout(self.dropout) if self.dropout else nn.Identity()
+        own_activation = normalize and self.norm.replaces_activation
+        parts = [
+            (name, self.norm.reparametrize(weighted) if normalize else weighted),
+            ("norm", norm),
+            ("activation", nn.Identity() if own_activation or not activate else ACTIVATIONS[self.activation]()),
+            ("dropout", nn.Dropout(self.dropout) if self.dropout else nn.Identity()),
+        ]
+        if self.placement == "post":
+            parts[1:3] = parts[2:0:-1]
         # an identity costs a call a step; leaving it out changes no other layer's path
-        return nn.Sequential(OrderedDict((k, m) for k, m in parts.items() if not isinstance(m, nn.Identity)))
+        return nn.Sequential(OrderedDict((key, part) for key, part in parts if not isinstance(part, nn.Identity)))

@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from normbench.model import Blocks, Model
+from normbench.model import Blocks, Initial, Model
 
 __all__ = ["LeNet"]
 
@@ -18,12 +18,13 @@ class LeNet(Model):
         num_classes: outputs of the head.
         activation, placement, bias: see normbench.model.Blocks.
         dropout: on the two fully connected layers.
+        init, init_scale: see normbench.model.Initial.
 
     Shape:
         (N, C, H, W) -> (N, num_classes).
 
     Raises:
-        ValueError: images too small, or as in Blocks.
+        ValueError: images too small, or as in Blocks and Initial.
 
     Source:
         LeCun, Bottou, Bengio & Haffner 1998, in today's form: max-pooling, full connection between the
@@ -39,8 +40,11 @@ class LeNet(Model):
         placement: str = "pre",
         bias: bool | str = "auto",
         dropout: float = 0.0,
+        init: str = "default",
+        init_scale: float = 1.0,
     ):
         super().__init__()
+        self.initial = Initial(init, init_scale)
         channels, height, width = input_shape
         if min(height, width) < 16:
             raise ValueError(f"lenet needs images of at least 16 x 16, these are {height} x {width}; try model=mlp")

@@ -6,7 +6,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from normbench.model import Blocks, Model
+from normbench.model import Blocks, Initial, Model
 
 __all__ = ["MLP"]
 
@@ -20,12 +20,13 @@ class MLP(Model):
         num_classes: outputs of the head.
         hidden: widths of the hidden layers; empty: a linear classifier.
         activation, placement, bias, dropout: see normbench.model.Blocks.
+        init, init_scale: see normbench.model.Initial.
 
     Shape:
         (N, C, H, W) -> (N, num_classes).
 
     Raises:
-        ValueError: a width that is not a whole number >= 1, or as in Blocks.
+        ValueError: a width that is not a whole number >= 1, or as in Blocks and Initial.
     """
 
     def __init__(
@@ -38,8 +39,11 @@ class MLP(Model):
         placement: str = "pre",
         bias: bool | str = "auto",
         dropout: float = 0.0,
+        init: str = "default",
+        init_scale: float = 1.0,
     ):
         super().__init__()
+        self.initial = Initial(init, init_scale)
         if not all(isinstance(width, int) and width >= 1 for width in hidden):
             raise ValueError(f"hidden must be a list of whole numbers >= 1, got {list(hidden)}; try model.hidden=[64]")
         block = Blocks(norm, activation, placement, bias, dropout)

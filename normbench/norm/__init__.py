@@ -74,3 +74,7 @@ class Norm:
 
     def start(self, model: nn.Module, batch: Tensor) -> None:
         """Called once, before training, with the first batch (data-dependent initialization)."""
+
+    def readings(self, layer: nn.Module) -> dict[str, float]:
+        """What one of its layers has learned about how it normalizes, for reports; no weights and biases."""
+        return {}

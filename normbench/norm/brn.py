@@ -25,7 +25,7 @@ class BatchRenorm(Norm):
         affine: learn weight and bias, one per channel.
 
     Shape:
-        (N, C) or (N, C, H, W), kept.
+        (N, C) or (N, C, H, W), kept. Half types are normalized with float32 statistics.
 
     Raises:
         ValueError: a number out of range.
@@ -83,7 +83,7 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         per_channel = (1, -1, *[1] * (x.dim() - 2))
-        mean, sigma = self.running_mean, self.running_sigma
+        mean, sigma = self.running_mean.to(dtype), self.running_sigma.to(dtype)
         if self.training:
             variance, mean_batch = torch.var_mean(x.to(dtype), (0, *range(2, x.dim())), correction=0)
             sigma_batch = (variance + self.eps).sqrt()

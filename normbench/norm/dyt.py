@@ -44,8 +44,8 @@ class _Layer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.tanh(self.alpha * x)
-        if self.weight is None or self.bias is None:
-            return y
-        per_channel = (1, -1, *[1] * (x.dim() - 2))
-        return (y * self.weight.view(per_channel) + self.bias.view(per_channel)).to(x.dtype)
+        y = torch.tanh(self.alpha * x.to(torch.promote_types(x.dtype, torch.float32)))
+        if self.weight is not None and self.bias is not None:
+            per_channel = (1, -1, *[1] * (x.dim() - 2))
+            y = y * self.weight.view(per_channel) + self.bias.view(per_channel)
+        return y.to(x.dtype)

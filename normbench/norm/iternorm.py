@@ -77,6 +77,14 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         rows = x.to(dtype).transpose(0, 1).reshape(self.groups, -1, x.numel() // x.shape[1])  # (groups, d, values)
+        with torch.autocast(x.device.type, enabled=False):  # it would round the matrix products to a half type
+            y = self._whitened(rows).reshape(x.transpose(0, 1).shape).transpose(0, 1)
+        if self.weight is not None and self.bias is not None:
+            per_channel = (1, -1, *[1] * (x.dim() - 2))
+            y = y * self.weight.view(per_channel) + self.bias.view(per_channel)
+        return y.to(x.dtype)
+
+    def _whitened(self, rows: Tensor) -> Tensor:
         if self.training:
             mean = rows.mean(2, keepdim=True)
             whitening = self._whitening(rows - mean)
@@ -84,12 +92,8 @@ class _Layer(nn.Module):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 self.running_whitening.lerp_(whitening.to(self.running_whitening.dtype), self.momentum)
         else:
-            mean, whitening = self.running_mean, self.running_whitening
-        y = (whitening @ (rows - mean)).reshape(x.transpose(0, 1).shape).transpose(0, 1)
-        if self.weight is not None and self.bias is not None:
-            per_channel = (1, -1, *[1] * (x.dim() - 2))
-            y = y * self.weight.view(per_channel) + self.bias.view(per_channel)
-        return y.to(x.dtype)
+            mean, whitening = self.running_mean.to(rows.dtype), self.running_whitening.to(rows.dtype)
+        return whitening @ (rows - mean)
 
     def _whitening(self, centred: Tensor) -> Tensor:
         """P_T / sqrt(tr(Sigma)), (groups, d, d)."""

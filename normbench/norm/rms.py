@@ -44,9 +44,10 @@ class _Layer(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            return F.rms_norm(x, x.shape[1:], self.weight, self.eps)
         dtype = torch.promote_types(x.dtype, torch.float32)
+        if x.dim() == 2:
+            weight = None if self.weight is None else self.weight.to(dtype)
+            return F.rms_norm(x.to(dtype), x.shape[1:], weight, self.eps).to(x.dtype)
         square = x.to(dtype).square().mean(tuple(range(1, x.dim())), keepdim=True)
         y = x * (square + self.eps).rsqrt()
         if self.weight is not None:

@@ -7,13 +7,15 @@ from normbench.norm import Norm, check_batch, check_eps, check_momentum
 
 __all__ = ["SwitchableNorm"]
 
+KINDS = ("in", "ln", "bn")
+
 
 class SwitchableNorm(Norm):
     """Standardize with learned mixtures of instance, layer and batch statistics.
 
     y = (x - sum_k w_k mean_k) / sqrt(sum_k v_k var_k + eps) * weight + bias, k in (in, ln, bn); w and v are softmaxes
     of three learned numbers each, shared by the layer, equal at the start. The moments of ln and bn follow from
-    those of in: mean_ln = mean_C(mean_in), var_ln = mean_C(var_in + mean_in^2) - mean_ln^2, and so over N for bn.
+    those of in: mean_ln = mean_C(mean_in), var_ln = mean_C(var_in) + var_C(mean_in), and so over N for bn.
     On (N, C) there is one position: only ln and bn are mixed.
 
     Args:
@@ -22,7 +24,7 @@ class SwitchableNorm(Norm):
         affine: learn weight and bias, one per channel.
 
     Shape:
-        (N, C) or (N, C, H, W), kept.
+        (N, C) or (N, C, H, W), kept. Half types are normalized with float32 statistics.
 
     Raises:
         ValueError: eps or momentum out of range.
@@ -43,6 +45,13 @@ class SwitchableNorm(Norm):
 
     def check(self, shape: tuple[int, ...], batch_size: int) -> None:
         check_batch("sn", shape, batch_size)
+
+    def readings(self, layer: nn.Module) -> dict[str, float]:
+        """The mixture: mean_in, mean_ln, mean_bn and var_in, var_ln, var_bn, each three adding up to 1."""
+        found = {}
+        for moment, logits in (("mean", layer.mean_weight), ("var", layer.var_weight)):
+            found |= {f"{moment}_{kind}": value for kind, value in zip(KINDS, logits.softmax(0).tolist(), strict=True)}  # type: ignore[operator]
+        return found
 
 
 class _Layer(nn.Module):
@@ -65,9 +74,9 @@ class _Layer(nn.Module):
         var_in, mean_in = torch.var_mean(flat, 2, correction=0)  # (N, C)
         means, variances = self._moments(mean_in, var_in)
         kinds = slice(0 if flat.shape[2] > 1 else 1, 3)  # without positions there is no instance
-        w, v = self.mean_weight[kinds].softmax(0), self.var_weight[kinds].softmax(0)
-        mean = torch.tensordot(w.to(dtype), torch.stack(means[kinds]), 1)
-        var = torch.tensordot(v.to(dtype), torch.stack(variances[kinds]), 1)
+        w, v = (t[kinds, None, None].softmax(0, dtype=dtype) for t in (self.mean_weight, self.var_weight))
+        mean = (w * torch.stack(means[kinds])).sum(0)  # no matrix product: autocast would round it to a half type
+        var = (v * torch.stack(variances[kinds])).sum(0)
         y = (flat - mean[..., None]) * (var[..., None] + self.eps).rsqrt()
         if self.weight is not None and self.bias is not None:
             y = y * self.weight[:, None] + self.bias[:, None]
@@ -75,12 +84,11 @@ class _Layer(nn.Module):
 
     def _moments(self, mean_in: Tensor, var_in: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Mean and variance of in, ln and bn, each (N, C) by broadcasting."""
-        square = var_in + mean_in.square()
-        mean_ln = mean_in.mean(1, keepdim=True)
-        var_ln = square.mean(1, keepdim=True) - mean_ln.square()
+        between, mean_ln = torch.var_mean(mean_in, 1, correction=0, keepdim=True)
+        var_ln = var_in.mean(1, keepdim=True) + between
         if self.training:
-            mean_bn = mean_in.mean(0, keepdim=True)
-            var_bn = square.mean(0, keepdim=True) - mean_bn.square()
+            between, mean_bn = torch.var_mean(mean_in, 0, correction=0, keepdim=True)
+            var_bn = var_in.mean(0, keepdim=True) + between
             with torch.no_grad():
                 self.running_mean.lerp_(mean_bn[0].to(self.running_mean.dtype), self.momentum)
                 self.running_var.lerp_(var_bn[0].to(self.running_var.dtype), self.momentum)
@@ -88,5 +96,4 @@ class _Layer(nn.Module):
             mean_bn, var_bn = self.running_mean[None], self.running_var[None]
         shape = mean_in.shape
         means = [mean_in, mean_ln.expand(shape), mean_bn.expand(shape)]
-        # a difference of squares may end a rounding below zero
-        return means, [var_in, var_ln.clamp_min(0).expand(shape), var_bn.clamp_min(0).expand(shape)]
+        return means, [var_in, var_ln.expand(shape), var_bn.expand(shape)]

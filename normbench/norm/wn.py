@@ -48,11 +48,12 @@ class WeightNorm(Norm):
 def _standardize(layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
     """Set g and b for this batch; the output that they give."""
     per_unit = (1, -1, *[1] * (output.dim() - 2))
-    variance, mean = torch.var_mean(output, (0, *range(2, output.dim())), correction=0)
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    variance, mean = torch.var_mean(output.to(dtype), (0, *range(2, output.dim())), correction=0)
     sd = torch.where(variance > 1e-10, variance.sqrt(), 1.0)  # a unit that never changes keeps its length
     g = layer.parametrizations.weight.original0  # type: ignore[union-attr]
     g.div_(sd.view(-1, *[1] * (g.dim() - 1)))  # type: ignore[operator, union-attr]
     if layer.bias is not None:
         layer.bias.sub_(mean).div_(sd)  # type: ignore[operator, union-attr]
-        return (output - mean.view(per_unit)) / sd.view(per_unit)
-    return output / sd.view(per_unit)
+        return ((output - mean.view(per_unit)) / sd.view(per_unit)).to(output.dtype)
+    return (output / sd.view(per_unit)).to(output.dtype)

@@ -56,6 +56,7 @@ class _Standardized(nn.Module):
         self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(weight.flatten(1), 1, correction=0)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        variance, mean = torch.var_mean(weight.to(dtype).flatten(1), 1, correction=0)
         per_unit = (-1, *[1] * (weight.dim() - 1))
-        return (weight - mean.view(per_unit)) * (variance + self.eps).rsqrt().view(per_unit)
+        return ((weight - mean.view(per_unit)) * (variance + self.eps).rsqrt().view(per_unit)).to(weight.dtype)

@@ -4,6 +4,7 @@
 so that it travels with the checkpoint. `forward` maps a uint8 batch (N, C, H, W) to float32, batch by batch.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -12,3 +13,23 @@ class Preprocess(nn.Module):
 
     def fit(self, images: Tensor) -> None:
         """Measure what is needed on the training split's images, uint8 (N, C, H, W)."""
+
+
+class Masked(Preprocess):
+    """A preprocessing for images whose last channel is a mask (normbench.dataset.Data): padding never enters it.
+
+    It is fitted on the rows that are there alone, and padding leaves as NaN. Shape: uint8 (N, C + 1, H, W), whole
+    rows masked -> float32 (N, C, H, W). A setting for each pixel is one for each column: rows are a sequence.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def fit(self, images: Tensor) -> None:
+        rows = images.movedim(1, 2).flatten(0, 1)  # (N H, C + 1, W)
+        there = rows[:, -1, 0] != 0
+        self.inner.fit(rows[there, :-1, None])  # type: ignore[operator]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images[:, :-1]).masked_fill_(images[:, -1:] == 0, torch.nan)

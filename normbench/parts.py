@@ -1,0 +1,101 @@
+"""From a part's settings to an object of its class; every call of Hydra's instantiate is here."""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+from normbench.config import ConfigError, unknown_key
+from normbench.dataset import DataError
+
+OURS = ("name", "_target_")  # keys of a part that are not arguments of its class, unless it asks for a `name`
+
+
+def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) -> Any:
+    """An object of the part's class, from its settings and what only this run knows (`args`, `runtime`).
+
+    Raises:
+        ConfigError: the class can't be imported, does not take a setting, or refuses a value.
+    """
+    maker = maker_of(group, settings["_target_"])
+    arguments = arguments_of(group, settings, maker, args, runtime)
+    try:
+        return maker(*args, **arguments, **runtime)
+    except (ConfigError, DataError, *impossible()):
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
+        raise ConfigError(f"{group}={settings['name']}: {in_words(error)}") from error
+
+
+def impossible() -> tuple[type[Exception], ...]:
+    """normbench.norm.Impossible, if torch is there at all: a data set must not import it."""
+    module = sys.modules.get("normbench.norm")
+    return (module.Impossible,) if module else ()
+
+
+def in_words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+
+
+def maker_of(group: str, target: str) -> Callable[..., Any]:
+    try:
+        return instantiate({"_target_": target, "_partial_": True}).func
+    except (HydraException, ValueError, ImportError) as error:
+        reason = str(error.__cause__ or " ".join(str(error).split()))
+        raise ConfigError(
+            f"{group}._target_={target} can't be used: {reason}; it must be the path of a class in an installed "
+            "package or in the folder where you start normbench"
+        ) from None
+
+
+def is_known(group: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the part is a class of normbench's own group, or a layer of torch.nn: code that a stranger may name."""
+    target = settings["_target_"]
+    if not re.fullmatch(rf"normbench\.{group}\.\w+\.\w+|torch\.nn\.\w+", target):
+        return False  # by its text, before anything of it is imported
+    try:
+        maker = maker_of(group, target)
+    except ConfigError:
+        return False
+    ours = (f"normbench.{group}.", "torch.nn.modules.")
+    return (isinstance(maker, type) or inspect.isfunction(maker)) and maker.__module__.startswith(ours)
+
+
+def offered(group: str, settings: Mapping[str, Any], offers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the offers that the class takes by name."""
+    try:
+        parameters = inspect.signature(maker_of(group, settings["_target_"])).parameters
+    except (ValueError, TypeError):
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(offers)
+    return {key: value for key, value in offers.items() if key in parameters}
+
+
+def arguments_of(group: str, settings: Mapping, maker: Callable, args: tuple, runtime: Mapping) -> dict[str, Any]:
+    """The settings as keyword arguments of the class, checked against its signature."""
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k not in OURS}
+    try:
+        signature = inspect.signature(maker)
+    except (ValueError, TypeError):  # a class written in C: it will say itself what it does not take
+        return given
+    parameters = signature.parameters.values()
+    if "name" in signature.parameters and "name" not in runtime:
+        given["name"] = settings["name"]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        keys = [p.name for p in list(parameters)[len(args) :] if p.name not in runtime]
+        unknown = [key for key in given if key not in keys]
+        if unknown:
+            words = unknown_key(f"{group}.{unknown[0]}", keys)
+            remove = " ".join(f"~{group}.{key}" for key in unknown)
+            raise ConfigError(f"{words} ({settings['_target_']}); to leave out what it lacks: {remove}")
+    try:
+        signature.bind(*args, **given, **runtime)
+    except TypeError as error:
+        raise ConfigError(f"{group}={settings['name']} ({settings['_target_']}): {error}") from None
+    return given
