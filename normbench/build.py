@@ -3,6 +3,7 @@
 torch is imported where it is needed, so that `normbench data` and a sweep that has nothing to do stay quick.
 """
 
+import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from normbench import streams
 from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
-from normbench.parts import arguments_of, in_words, maker_of, offered, part
+from normbench.parts import arguments_of, impossible, in_words, maker_of, offered, part
 from normbench.resident import Resident, resident
 
 if TYPE_CHECKING:
@@ -88,10 +89,11 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
         normbench.norm.Impossible: the norm can't be trained on the activations that it would see.
     """
     import torch
+    from torch.nn.parameter import is_lazy
 
     from normbench.model import Model, swap_batch_norm
-    from normbench.norm import Impossible
 
+    words = f"model={config.model['name']} with norm={config.norm['name']}"
     recorder = _Recorder(norm)
     x = preprocess(images[:2].cpu())
     runtime = {"norm": recorder, "input_shape": tuple(x.shape[1:]), "num_classes": num_classes}
@@ -99,27 +101,29 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.derive(config.seed, "weights"))
         model = part("model", config.model, **runtime)
+        if isinstance(model, torch.nn.Module) and any(map(is_lazy, model.parameters())):
+            with _told(words, x), torch.no_grad():
+                model.eval()(x)  # lazy layers draw their weights now, under this seed
         if isinstance(model, Model):
             for path, layer in model.named_modules():
                 torch.manual_seed(streams.derive(config.seed, "weights", path))
                 model.draw(layer)
-    words = f"model={config.model['name']} with norm={config.norm['name']}"
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model={config.model['name']} must be a torch.nn.Module, it is a {type(model).__name__}")
-    swapped = swap_batch_norm(model, recorder) if "norm" not in runtime else 0
-    if "norm" not in runtime and not swapped and config.norm["name"] != "none":
+    takes_norm = "norm" in runtime
+    if takes_norm and not (recorder.layers or recorder.weighted):  # it may have vanished in the class's **kwargs
+        takes_norm = "norm" in inspect.signature(maker_of("model", config.model["_target_"])).parameters
+    with _told(words, x):
+        swapped = 0 if takes_norm else swap_batch_norm(model, recorder, x)
+    if not takes_norm and not swapped and config.norm["name"] != "none":
         raise ConfigError(
             f"{words}: its class takes no norm and holds no BatchNorm layer to swap for one, so that norm= would "
             "change nothing; try norm=none"
         )
     for layer in recorder.weighted:
         norm.reparametrize(layer)
-    try:
-        logits = _check_norm(norm, recorder.layers, model, x, config.batch_size)
-    except Impossible:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{words} fails on images {tuple(x.shape)}: {in_words(error)}") from error
+    with _told(words, x):
+        logits = check_norm(norm, recorder.layers, model, x, config.batch_size)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"model={config.model['name']} must give logits (N, {num_classes}), got {found}")
@@ -129,6 +133,17 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
             f"dataset={config.dataset['name']}; try model=rnn"
         )
     return Assembled(model, recorder.layers, swapped)
+
+
+@contextlib.contextmanager
+def _told(words: str, x: "Tensor") -> Iterator[None]:
+    """Whatever the model raises for these images, as a ConfigError."""
+    try:
+        yield
+    except impossible():
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{words} fails on images {tuple(x.shape)}: {in_words(error)}") from error
 
 
 class _Recorder:
@@ -154,7 +169,7 @@ class _Recorder:
         return layer
 
 
-def _check_norm(norm: "Norm", layers: list, model: "nn.Module", x: "Tensor", batch_size: int) -> "Tensor":
+def check_norm(norm: "Norm", layers: list, model: "nn.Module", x: "Tensor", batch_size: int) -> "Tensor":
     """Ask the norm about every activation that one of its layers sees; the model's logits for x."""
     import torch
 

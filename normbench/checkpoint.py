@@ -78,9 +78,12 @@ def restore(content: dict[str, Any], built: build.Built, progress: "Progress") -
         torch.cuda.set_rng_state_all(content["rng_cuda"])
 
 
-def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
-    """See normbench.load."""
-    folder = Path(folder).expanduser()
+def of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's record, and the content of its checkpoint.
+
+    Raises:
+        Damaged: there is no trained network, or a file is not what was written.
+    """
     record = records.read_run(folder)
     if record["state"] == "diverged":
         raise records.Damaged(f"{folder} diverged at step {record['diverged_step']}: there is no trained network")
@@ -89,7 +92,13 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
         kept = record["config"].get("checkpoint", {}).get("keep")
         why = "it was made with checkpoint.keep=none" if kept == "none" else f"the run is {record['state']}"
         raise records.Damaged(f"{path} is missing: {why}")
-    content = read(path)
+    return record, read(path)
+
+
+def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
+    """See normbench.load."""
+    folder = Path(folder).expanduser()
+    _, content = of_run(folder)
     settings = config.from_dict(json.loads(content["config"]))
     for group in ("preprocess", "norm", "model"):
         part = getattr(settings, group)

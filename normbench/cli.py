@@ -7,6 +7,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train one network, or a sweep with -m",
     "report": "figures and tables from the runs in a folder",
+    "evaluate": "a finished run's network, evaluated with other statistics",
     "status": "what is done, running, broken",
     "list": "the choices: normbench list norm",
     "data": "fetch and verify a data set",
@@ -54,6 +55,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import report
 
         return report.main(args[1:])
+    if command == "evaluate":
+        from normbench import evaluate
+
+        return evaluate.main(args[1:])
     if command == "status":
         from normbench import status
 

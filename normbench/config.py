@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 GROUPS = ("dataset", "augment", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
 
 # Raised with every change under CHANGELOG's heading "Results": runs made before then are other runs.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 # What must not change the conclusion; recorded in run.json, but not part of a run's identity.
 NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "stop_epoch", "dataset.root")

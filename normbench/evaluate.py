@@ -1,21 +1,40 @@
 """A trained network with other statistics in its normalizations, and `normbench evaluate`, which does it afterwards.
 
-ema         the running averages of training
-population  the mean over the batches that one more epoch would bring, with frozen weights and without dropout
-batch       those of the batch that is evaluated, as in training
-
 A layer has such statistics if it has a `momentum` and buffers called running_*: normbench's, torch's, or a user's own.
 """
 
 import contextlib
+import csv
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from normbench import records
+from normbench import build, parts, records, streams
 from normbench.build import Built
+from normbench.config import GROUPS, STATISTICS, ConfigError, from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+USAGE = """\
+usage: normbench evaluate RUN ... [--statistics ema,population,batch] [--batch-size N] [--csv FILE]
+
+Evaluates the networks of finished (or paused) runs once more, with these statistics in their normalizations:
+  ema         the running averages of training
+  population  the mean over the batches that one more epoch would bring, with frozen weights and without dropout
+  batch       those of the batch that is evaluated, as in training
+Nothing in the run folders changes.
+
+  --statistics  which, in this order (default: all three)
+  --batch-size  images of a batch for `batch` (default: the training's)
+  --csv         write the table to this file, too
+  --data-root   where the data are, if not where they were (dataset.root)
+  --device      auto, cpu, cuda or cuda:N (default: auto)
+  --trust-code  run code of somebody's own that a run names
+"""
+COLUMNS = ("val_acc", "val_loss", "test_acc", "test_loss")
 
 Numbers = dict[str, float | None]
 
@@ -29,7 +48,7 @@ def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = N
         batch_size: `batch` takes its statistics over so many images (None: as many as in training), in an order
             drawn from data_seed, since a data set may be sorted by class.
     """
-    from normbench import streams, train
+    from normbench import train
 
     config, model, found = built.config, built.model, {}
     for kind in kinds:
@@ -122,3 +141,110 @@ def readings(built: Built) -> dict[str, dict[str, float]]:
         if any(layer is made for made in built.norm_layers) and (numbers := built.norm.readings(layer)):
             found[path] = numbers
     return found
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def main(args: Sequence[str]) -> int:
+    """Exit code: 0 done; 2 bad input, or a run whose network can't be had; 4 its data are missing or others now."""
+    if not args or any(arg in ("-h", "--help") for arg in args):
+        print(USAGE, end="")
+        return 0 if args else 2
+    from normbench import app
+
+    try:
+        options = _options(args)
+        table = [row for folder in options.runs for row in _rows(folder, options)]
+        if options.csv:
+            with open(options.csv, "w", newline="") as file:
+                writer = csv.DictWriter(file, ("run", "statistics", "batch_size", *COLUMNS))
+                writer.writeheader()
+                writer.writerows(table)
+    except (records.Damaged, PermissionError, OSError) as error:
+        print(f"normbench evaluate: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        code = app.exit_code(error)
+        if code is None:
+            raise  # a bug: its traceback helps
+        print(f"normbench evaluate: {app.in_words(error)}", file=sys.stderr)
+        return code
+    print(_text(table))
+    return 0
+
+
+def _options(args: Sequence[str]) -> Any:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise ConfigError(f"{message}; normbench evaluate --help tells more")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--statistics", default=",".join(STATISTICS))
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--data-root")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--trust-code", action="store_true")
+    options = parser.parse_args(args)
+    options.statistics = [word for word in options.statistics.split(",") if word]
+    unknown = [word for word in options.statistics if word not in STATISTICS]
+    if unknown or not options.statistics:
+        given = repr(unknown[0]) if unknown else "nothing"
+        raise ConfigError(f"--statistics must be some of {', '.join(STATISTICS)} with commas between, got {given}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ConfigError(f"--batch-size must be a whole number >= 1, got {options.batch_size}")
+    if options.batch_size and "batch" not in options.statistics:
+        raise ConfigError("--batch-size is that of the statistics `batch`: add batch to --statistics")
+    return options
+
+
+def _rows(folder: Path, options: Any) -> list[dict[str, Any]]:
+    built = _restored(folder.expanduser(), options)
+    size = options.batch_size or built.config.batch_size
+    if "batch" in options.statistics:
+        build.check_norm(built.norm, built.norm_layers, built.model, built.preprocess(built.data.sample()), size)
+    found = by_statistics(built, options.statistics, size)
+    return [
+        {"run": folder.name, "statistics": kind, "batch_size": size if kind == "batch" else "", **numbers}
+        for kind, numbers in found.items()
+    ]
+
+
+def _restored(folder: Path, options: Any) -> Built:
+    """The run's objects, with its trained weights."""
+    from normbench import checkpoint
+    from normbench.dataset import DataError
+
+    record, content = checkpoint.of_run(folder)
+    config = replace(from_dict(record["config"]), device=options.device)
+    if options.data_root:
+        config.dataset["root"] = options.data_root
+    for group in GROUPS:
+        part = getattr(config, group)
+        if not options.trust_code and not parts.is_known(group, part):
+            raise PermissionError(f"{folder} needs code of its own, {part['_target_']}; if you trust it: --trust-code")
+    streams.set_determinism(config.threads)
+    built = build.build(config)
+    if built.data.fingerprint != record["data_fingerprint"]:
+        raise DataError(
+            f"{folder} was made from other data: dataset={config.dataset['name']} had the fingerprint "
+            f"{record['data_fingerprint'][:12]}, now it is {built.data.fingerprint[:12]}"
+        )
+    built.model.load_state_dict(content["model"])
+    built.model.eval()
+    return built
+
+
+def _text(table: Sequence[dict[str, Any]]) -> str:
+    header = ["run", "statistics", "batch_size", *COLUMNS]
+    cells = [header, *([_cell(row[key]) for key in header] for row in table)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def _cell(value: Any) -> str:
+    return "not finite" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -54,15 +54,15 @@ def maker_of(group: str, target: str) -> Callable[..., Any]:
 
 
 def is_known(group: str, settings: Mapping[str, Any]) -> bool:
-    """Whether the part is a class of normbench's own group, or a layer of torch.nn: code that a stranger may name."""
+    """Whether the part is a class of normbench's own group, or of torch: code that a stranger may name."""
     target = settings["_target_"]
-    if not re.fullmatch(rf"normbench\.{group}\.\w+\.\w+|torch\.nn\.\w+", target):
+    if not re.fullmatch(rf"normbench\.{group}\.\w+\.\w+|torch\.(nn|optim)\.\w+", target):
         return False  # by its text, before anything of it is imported
     try:
         maker = maker_of(group, target)
     except ConfigError:
         return False
-    ours = (f"normbench.{group}.", "torch.nn.modules.")
+    ours = (f"normbench.{group}.", "torch.nn.modules.", "torch.optim.")
     return (isinstance(maker, type) or inspect.isfunction(maker)) and maker.__module__.startswith(ours)
 
 

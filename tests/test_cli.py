@@ -72,6 +72,7 @@ REFUSED = {
     "out=" + "x" * 300: "File name too long",
     "-m device=cpu,auto": "device=cpu and device=auto make one and the same run",
     "-m checkpoint.keep=all,none": "make one and the same run",
+    "-m dataset=fashion_mnist dataset.root=a,b": "dataset.root=a and dataset.root=b make one and the same run",
     "-m loss.label_smoothing=0.1,2": "loss.label_smoothing must be",
     "threads=9999": "threads must be a whole number from 1 to",
     "optimizer.lr=0,1": "for a sweep add -m",

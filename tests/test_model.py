@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from normbench import build
 from normbench.config import ConfigError
@@ -80,17 +81,47 @@ def test_arms_with_equal_seeds_start_from_equal_weights(network, model_settings)
     """Whatever stands between the layers."""
     name = f"model={model_settings['name']}"
     plain = network(name, "norm=none", "seed=3").state_dict()
-    for arm in (
-        ["norm=bn"],
+    arms = [[f"norm={norm}"] for norm in ("bn", "ln", "dyt", "wn", "ws", "sn", "brn", "iternorm", "in", "frn")]
+    arms += [
         ["norm=bn", "model.placement=post"],
         ["norm=bn", "model.bias=true"],
         ["norm=none", "model.dropout=0.5"],
         ["norm=none", "model.activation=tanh", "optimizer=sgd", "clip=norm", "epochs=9"],
-    ):
-        other = network(name, "seed=3", *arm).state_dict()
-        both = plain.keys() & other.keys()
-        assert {key for key in plain if key.endswith("weight")} <= both
-        assert [key for key in both if not torch.equal(plain[key], other[key])] == []
+    ]
+    compared = 0
+    for arm in arms:
+        if all(key.partition("=")[0].removeprefix("model.") in model_settings for key in arm if "model." in key):
+            try:
+                other = drawn(network(name, "seed=3", *arm))
+            except Impossible:
+                continue
+            both = plain.keys() & other.keys()
+            assert {key for key in plain if key.endswith("weight") and plain[key].dim() > 1} <= both
+            assert [key for key in both if not torch.equal(plain[key], other[key])] == []
+            compared += 1
+    assert compared >= 5
+
+
+def drawn(model):
+    """Its initial values, by the names that they have without a norm."""
+    for layer in model.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            original = layer.parametrizations.weight
+            if hasattr(original, "original"):  # ws: the weight that is standardized is the one that was drawn
+                layer.register_buffer("drawn", original.original.detach().clone())
+            else:  # wn: g v / ||v|| is the one that was drawn, up to rounding
+                g, v = original.original0.double(), original.original1.double()
+                norm = v.flatten(1).norm(dim=1).view(g.shape)
+                torch.testing.assert_close((g / norm).float(), torch.ones_like(g).float(), rtol=1e-6, atol=0)
+                layer.register_buffer("drawn", original.original1.detach().clone())
+    return {key.replace(".drawn", ".weight"): value for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("init", ["xavier", "he", "normal"])
+def test_arms_start_from_equal_weights_with_every_init(network, init):
+    """A bias that one arm has and the other has not moves no random number."""
+    plain, bn = (weight_layers(network("model=cnn", f"model.init={init}", f"norm={norm}")) for norm in ("none", "bn"))
+    assert all(torch.equal(one.weight, other.weight) for one, other in zip(plain, bn, strict=True))
 
 
 def test_another_seed_is_other_weights(network, model_settings):
@@ -98,7 +129,7 @@ def test_another_seed_is_other_weights(network, model_settings):
     one, two = network(name, "norm=none", "seed=3"), network(name, "norm=none", "seed=4")
     for first, second in zip(weight_layers(one), weight_layers(two), strict=True):
         assert not torch.isclose(first.weight, second.weight, rtol=0, atol=1e-6).any(dim=-1).all()
-        assert not torch.equal(first.bias, second.bias)
+        assert first.bias is None or not first.bias.any() or not torch.equal(first.bias, second.bias)
 
 
 def test_layers_of_one_shape_differ(network):
@@ -165,6 +196,8 @@ def test_lenet_course(network):
 
 @pytest.mark.parametrize("probability", [0.25, 0.5])
 def test_dropout_is_as_asked_and_off_in_evaluation(network, model_settings, probability):
+    if "dropout" not in model_settings:
+        pytest.skip(f"{model_settings['name']} has no dropout")
     model = network(f"model={model_settings['name']}", f"model.dropout={probability}")
     assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {probability}
     x = torch.rand(4, *GRAY)
@@ -336,6 +369,149 @@ def test_blocks_work_with_the_contract_alone():
     assert [
         m for m in MLP(norm=NoNorm(), input_shape=GRAY, num_classes=10).modules() if isinstance(m, _BatchNorm)
     ] == []
+
+
+# ------------------------------------------------------------------------------------------- cnn, vgg and resnet, init
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_cnn_course(network):
+    pair = "conv {0}relu conv {0}relu pool"
+    assert course(network("model=cnn", "norm=none")) == f"{pair} {pair} linear relu dropout linear".replace("{0}", "")
+    bn = f"{pair} {pair} linear {{0}}relu dropout linear".replace("{0}", "bn ")
+    assert course(network("model=cnn", "norm=bn")) == bn
+    assert course(network("model=cnn", "norm=bn", "model.norm_full=false")).count("bn") == 4
+    document = network("model=cnn", "norm=bn", "model.placement=post")
+    assert course(document) == ("conv relu bn conv relu bn pool " * 2 + "linear relu bn dropout linear")
+
+
+def test_cnn_has_the_documents_sizes(network):
+    """32x32x3: 3x3 convolutions 3-32-32-64-64, 64 * 8 * 8 -> 512 -> 10; biases and bn's two numbers a channel."""
+    convolutions = 9 * (3 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    channels = 32 + 32 + 64 + 64 + 512
+    expected = convolutions + 64 * 64 * 512 + 512 * 10 + 10 + channels
+    assert parameters(network("model=cnn", "norm=none", shape=COLOR)) == expected
+    assert parameters(network("model=cnn", "norm=bn", shape=COLOR)) == expected + channels  # two a channel, less a bias
+    assert network("model=cnn", shape=(1, 5, 4))(torch.rand(2, 1, 5, 4)).shape == (2, 10)
+    with pytest.raises(ConfigError, match=r"cnn needs images of at least 4 x 4, these are 3 x 9"):
+        network("model=cnn", shape=(1, 3, 9))
+
+
+@pytest.mark.parametrize(("configuration", "convolutions"), [("A", 8), ("B", 10), ("C", 13), ("D", 13)])
+def test_vgg_configurations(network, configuration, convolutions):
+    small = ("model=vgg", f"model.configuration={configuration}", "model.width=4")
+    model = network(*small, "norm=bn", shape=COLOR)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(layers) == convolutions
+    assert [layer.out_channels for layer in layers if layer.kernel_size == (1, 1)] == (
+        [16, 32, 32] * (configuration == "C")
+    )
+    assert layers[-1].out_channels == 32
+    kinds = course(model, COLOR).split()
+    assert kinds.count("pool") == 5
+    assert kinds.count("bn") == convolutions
+    assert kinds[-5:] == ["linear", "relu", "linear", "relu", "linear"]
+    for shape in (GRAY, (1, 20, 17)):
+        assert network(*small, shape=shape)(torch.rand(2, *shape)).shape == (2, 10)
+
+
+def test_vgg_a_at_full_width_has_the_papers_convolutions(network):
+    """VGG-A, 3x3 weights: 3-64-128-256-256-512-512-512-512."""
+    widths = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    model = network("model=vgg", "norm=none", shape=COLOR)
+    assert sum(w.weight.numel() for w in weight_layers(model)[:8]) == 9 * sum(a * b for a, b in pairwise(widths))
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(20, 269_722), (32, 464_154), (8, 75_290)])
+def test_resnet_has_as_many_parameters_as_the_paper(network, depth, expected):
+    """He 2015 gives 0.27 M and 0.46 M; with option A: 3x3 convolutions, two numbers a channel of bn, and the head."""
+    n = (depth - 2) // 6
+    by_hand = 9 * 3 * 16 + 2 * 16 + 640 + 10
+    for before, width in ((16, 16), (16, 32), (32, 64)):
+        by_hand += 9 * (before * width + (2 * n - 1) * width**2) + 2 * n * 2 * width
+    model = network("model=resnet", f"model.depth={depth}", "norm=bn", shape=COLOR)
+    assert parameters(model) == by_hand == expected
+    assert len([layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]) == depth - 1
+
+
+def test_resnet_block_by_hand(network):
+    """Stride 2 and more channels: every second row and column, zeros for the new channels."""
+    model = network("model=resnet", "model.depth=8", "model.width=4", "norm=bn", shape=COLOR).double().eval()
+    block = model.blocks[1]
+    with torch.no_grad():
+        for number, tensor in enumerate((*block.parameters(), *(b for b in block.buffers() if b.dim()))):
+            tensor.copy_(randn(*tensor.shape, seed=number).abs() + 0.1)
+    x = randn(2, 4, 6, 6)
+
+    def normalized(x, layer):
+        mean, var = layer.running_mean[:, None, None], layer.running_var[:, None, None]
+        return (x - mean) / (var + layer.eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    y = normalized(nn.functional.conv2d(x, block.first.conv.weight, stride=2, padding=1), block.first.norm).relu()
+    y = normalized(nn.functional.conv2d(y, block.second.conv.weight, padding=1), block.second.norm)
+    y[:, :4] += x[:, :, ::2, ::2]
+    torch.testing.assert_close(block(x), y.relu(), rtol=1e-12, atol=1e-12)
+
+
+def test_resnet_without_norm_starts_as_its_shortcuts(network):
+    """The branches begin at zero, so 100 layers change no more than the stem; with bn it has no such number."""
+    settings = ("model=resnet", "model.width=4", "norm=none")
+    deep, shallow = (network(*settings, f"model.depth={depth}", shape=COLOR) for depth in (56, 8))
+    x = torch.rand(2, *COLOR)
+    assert torch.equal(deep(x), shallow(x))
+    alphas = [p for name, p in deep.named_parameters() if name.endswith("alpha")]
+    assert len(alphas) == 27
+    deep(x).square().sum().backward()
+    assert all(alpha.item() == 0 and alpha.grad != 0 for alpha in alphas)
+    assert not any("alpha" in name for name, _ in network("model=resnet", "norm=gn").named_parameters())
+    assert any("alpha" in name for name, _ in network("model=resnet", "norm=wn").named_parameters())
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet", "cnn", "vgg"])
+@pytest.mark.parametrize(
+    ("init", "spread"),
+    [
+        ("xavier", lambda n_in, n_out: (2 / (n_in + n_out)) ** 0.5),
+        ("he", lambda n_in, n_out: (2 / n_in) ** 0.5),
+        ("normal", lambda n_in, n_out: 0.01),
+        ("default", lambda n_in, n_out: (3 * n_in) ** -0.5),
+    ],
+)
+def test_init_has_the_formulas_spread(network, model, init, spread):
+    small = ["model.width=16"] if model == "vgg" else []
+    one = network(f"model={model}", f"model.init={init}", "norm=none", *small)
+    three = network(f"model={model}", f"model.init={init}", "norm=none", "model.init_scale=3", *small)
+    for layer, scaled in zip(weight_layers(one), weight_layers(three), strict=True):
+        area = layer.weight[0, 0].numel() if layer.weight.dim() == 4 else 1
+        n_in, n_out = layer.weight.shape[1] * area, layer.weight.shape[0] * area
+        if layer.weight.numel() > 800:
+            assert layer.weight.std().item() == pytest.approx(spread(n_in, n_out), rel=0.1)
+        assert (init == "default") == bool(layer.bias.any())
+        factor = 1 if scaled is three.head else 3
+        assert torch.equal(scaled.weight, layer.weight * factor)
+
+
+def test_bad_numbers_of_the_new_models_are_refused_in_words(network):
+    for settings, words in (
+        (("model=resnet", "model.depth=21"), r"depth must be 6 n \+ 2 .*got 21; try model.depth=20"),
+        (("model=resnet", "model.depth=2"), r"depth must be .*got 2; try model.depth=8"),
+        (("model=resnet", "model.width=0"), r"width must be .*got 0"),
+        (("model=vgg", "model.configuration=E"), r"configuration must be A, B, C or D, got 'E'"),
+        (("model=vgg", "model.width=0"), r"width must be .*got 0"),
+        (("model=mlp", "model.init=zeros"), r"init must be one of default, xavier, he, normal; got 'zeros'"),
+        (("model=mlp", "model.init_scale=0"), r"init_scale must be a number > 0, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            network(*settings)
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet", "cnn", "vgg"])
+def test_frn_after_the_activation_is_impossible(network, model):
+    with pytest.raises(Impossible, match=r"placement must be pre, got 'post'; try model\.placement=pre"):
+        network(f"model={model}", "norm=frn", "model.placement=post")
 
 
 def test_widths_chain():

@@ -264,6 +264,93 @@ def test_bn_refuses_what_has_no_channels():
         BatchNorm().layer(4)(torch.zeros(4))
 
 
+# ------------------------------------------------------------------------------------------ bn's parts and constants
+
+
+@pytest.mark.parametrize("shape", [(12, 4), (12, 4, 3, 2)], ids=["NC", "NCHW"])
+def test_ghost_batches_are_normalized_each_by_its_own(shape):
+    layer = give_affine(BatchNorm(ghost_size=4, momentum=0.25).layer(4).double().train())
+    plain = BatchNorm(momentum=0.25).layer(4).double().train()
+    plain.load_state_dict(layer.state_dict())
+    x = randn(*shape, dtype=torch.float64) * torch.arange(1, 13).reshape(-1, *[1] * (len(shape) - 1))
+    y = layer(x)
+    means, variances = [], []
+    for part, out in zip(x.split(4), y.split(4), strict=True):
+        expected = standardized(part, 1e-5) * per_channel(layer.weight, x) + per_channel(layer.bias, x)
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+        rows = part.transpose(0, 1).reshape(4, -1)
+        means.append(rows.mean(1))
+        variances.append(rows.var(1))  # unbiased
+    torch.testing.assert_close(layer.running_mean, 0.25 * torch.stack(means).mean(0))
+    torch.testing.assert_close(layer.running_var, 0.75 + 0.25 * torch.stack(variances).mean(0))
+    assert layer.num_batches_tracked == 1
+    assert not torch.allclose(y, plain(x))
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.eval()(x), plain.eval()(x)), "evaluation is batch normalization's"
+
+
+def test_a_ghost_batch_as_large_as_the_batch_is_batch_normalization(small):
+    ghost, plain = BatchNorm(ghost_size=small[0]).layer(4).train(), BatchNorm().layer(4).train()
+    x = randn(*small)
+    assert torch.equal(ghost(x), plain(x))
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(ghost.state_dict()[key], value)
+
+
+def test_a_batch_that_is_no_multiple_is_cut_into_nearly_equal_parts():
+    layer = BatchNorm(ghost_size=4).layer(3).double().train()
+    x = randn(10, 3, dtype=torch.float64)
+    expected = torch.cat([standardized(part, 1e-5) for part in (x[:5], x[5:])])
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer(x[:2]), standardized(x[:2], 1e-5), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("ghost_size", [0, 3])
+def test_detached_statistics_change_the_gradient_alone(small, ghost_size):
+    norms = [BatchNorm(detach_statistics=detach, ghost_size=ghost_size) for detach in (False, True)]
+    plain, detached = (give_affine(norm.layer(4).double().train()) for norm in norms)
+    x = randn(*small, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(detached(x), plain(x), rtol=1e-12, atol=1e-12)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(detached.state_dict()[key], value)
+    upstream = randn(*small, seed=5, dtype=torch.float64)
+    (detached(x) * upstream).sum().backward()
+    parts = x.detach().tensor_split(max(1, len(x) // ghost_size)) if ghost_size else [x.detach()]
+    scale = []
+    for part in parts:  # as if the standard deviation were a constant
+        var = part.transpose(0, 1).reshape(4, -1).var(1, correction=0)
+        scale.append(per_channel(detached.weight.detach() / (var + 1e-5).sqrt(), x).expand(part.shape))
+    torch.testing.assert_close(x.grad, upstream * torch.cat(scale), rtol=1e-10, atol=1e-12)
+    before, x.grad = x.grad, None
+    (plain(x) * upstream).sum().backward()
+    assert (x.grad - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{"ghost_size": 2}, {"detach_statistics": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parts_and_constants_in_half_types_have_float32_statistics(settings, dtype):
+    x = (randn(4096, 4) + 8).to(dtype)
+    layer = BatchNorm(**{**settings, **({"ghost_size": 2048} if "ghost_size" in settings else {})}).layer(4)
+    y = layer(x)
+    assert y.dtype is dtype
+    parts = x.split(2048) if "ghost_size" in settings else [x]
+    expected = torch.cat([standardized(part, 1e-5) for part in parts])
+    assert (y.double() - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
+    torch.testing.assert_close(layer.running_mean.double(), 0.1 * x.double().mean(0), rtol=1e-5, atol=0)
+
+
+def test_ghost_batches_are_checked():
+    with pytest.raises(ValueError, match=r"ghost_size must be .*got -1.*norm\.ghost_size=16"):
+        BatchNorm(ghost_size=-1)
+    norm = BatchNorm(ghost_size=24)
+    with pytest.raises(Impossible, match=r"norm\.ghost_size=24 must divide the batch of 64; try norm\.ghost_size=8"):
+        norm.check((4,), 64)
+    norm.check((4,), 72)
+    with pytest.raises(Impossible, match="at least 2 values per channel"):
+        BatchNorm(ghost_size=1).check((4,), 64)
+    BatchNorm(ghost_size=1).check((4, 3, 3), 64)
+
+
 # ----------------------------------------------------------------------- the documents' facts about batch normalization
 
 A = 0.1  # the scale of the weights

@@ -146,3 +146,34 @@ def test_standardize_refuses_an_eps(eps):
 def test_standardize_refuses_another_per():
     with pytest.raises(ValueError, match="per must be channel or pixel, got 'row'"):
         Standardize(per="row")
+
+
+# ------------------------------------------------------------------------------------------------------------- padding
+
+
+@pytest.mark.parametrize("per", ["channel", "pixel"])
+def test_padding_enters_no_statistic_and_leaves_as_nan(per):
+    """Rows beyond an image's length: not measured whatever stands in them, and never a number for the network."""
+    from normbench.preprocess import Masked
+    from normbench.preprocess.standardize import Standardize
+
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (20, 3, 6, 4), generator=draws).to(torch.uint8)  # two channels and the mask
+    lengths = torch.randint(1, 7, (20,), generator=draws)
+    there = torch.arange(6) < lengths[:, None]  # (N, H)
+    images[:, 2] = there[:, :, None] * 255
+    preprocess = Masked(Standardize(per=per, eps=1e-3))
+    preprocess.fit(images)
+    rows = images[:, :2].movedim(1, 2)[there].double() / 255  # (rows that are there, C, W)
+    dims = (0, 2) if per == "channel" else (0,)
+    mean, sd = rows.mean(dims, keepdim=True), rows.std(dims, correction=0, keepdim=True)
+    y = preprocess(images)
+    assert y.shape == (20, 2, 6, 4)
+    assert y.isnan().any(1).any(-1).eq(~there).all()
+    torch.testing.assert_close(y.movedim(1, 2)[there].double(), (rows - mean) / (sd + 1e-3), rtol=1e-5, atol=1e-5)
+
+    other = images.clone()
+    other[:, :2].movedim(1, 2)[~there] = 77
+    again = Masked(Standardize(per=per, eps=1e-3))
+    again.fit(other)
+    assert torch.equal(again(other).nan_to_num(9), y.nan_to_num(9))

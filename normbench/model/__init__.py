@@ -51,11 +51,14 @@ class Model(nn.Module):
     initial: "Initial | None" = None  # None: as torch's layers draw themselves
 
     def draw(self, layer: nn.Module) -> None:
-        """Draw the layer's own weights (not those of layers inside it)."""
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()  # type: ignore[operator]
+        """Draw the layer's own weights (not those of layers inside it).
+
+        The weight comes first: a bias, which some arms have and others have not, must not move its random numbers.
+        """
         if self.initial and isinstance(layer, WEIGHTED):
             self.initial(layer, hidden=layer is not self.head)
+        elif hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()  # type: ignore[operator]
 
 
 class Initial:
@@ -85,7 +88,9 @@ class Initial:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden: bool) -> None:
         weight, bias = layer.weight, layer.bias
-        if self.init != "default":
+        if self.init == "default":
+            layer.reset_parameters()  # type: ignore[operator]
+        else:
             INITS[self.init](weight)  # type: ignore[arg-type]
             if bias is not None:
                 bias.zero_()  # type: ignore[operator]
@@ -107,30 +112,62 @@ class Shift(nn.Module):
         return x + self.bias.view(-1, *[1] * (x.dim() - 2))
 
 
-def swap_batch_norm(model: nn.Module, norm) -> int:
+def swap_batch_norm(model: nn.Module, norm, x: Tensor) -> int:
     """Put the norm's layers in the place of the model's BatchNorm layers, in place; their number.
 
-    All linear and convolutional layers but the last one registered are reparametrized as the norm says.
+    All linear and convolutional layers but the last one called are reparametrized as the norm says. What works in
+    place of its input (ReLU(inplace=True)) no longer does: where no layer stands now, it would overwrite a shortcut.
+
+    Args:
+        x: a few images, which tell the order in which the layers are called.
     """
-    weighted: list[nn.Module] = []
+    before: dict[nn.Module, nn.Module | None] = {}
+    head = None
+    for layer in _called(model, x):
+        if isinstance(layer, _BatchNorm):
+            before.setdefault(layer, head)
+        else:
+            head = layer
     made: dict[nn.Module, nn.Module] = {}
     for path, layer in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(layer, WEIGHTED) and layer not in weighted:
-            weighted.append(layer)
         if isinstance(layer, _BatchNorm):
             if layer not in made:
-                before = weighted[-1] if weighted else None
-                made[layer] = _in_place_of(layer, norm.layer(layer.num_features), before)
+                made[layer] = _in_place_of(layer, norm.layer(layer.num_features), before.get(layer))
+                layer.register_forward_pre_hook(_refuse)
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, made[layer])
-    for layer in weighted[:-1] if made else []:
-        norm.reparametrize(layer)
+    for layer in list(model.modules()) if made else []:
+        if isinstance(layer, WEIGHTED) and layer is not head:
+            norm.reparametrize(layer)
+        if getattr(layer, "inplace", False):
+            layer.inplace = False  # type: ignore[assignment]
     return len(made)
+
+
+def _called(model: nn.Module, x: Tensor) -> list[nn.Module]:
+    """The linear, convolutional and BatchNorm layers in the order in which the images meet them."""
+    order: list[nn.Module] = []
+    layers = [layer for layer in model.modules() if isinstance(layer, (*WEIGHTED, _BatchNorm))]
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: order.append(layer)) for layer in layers]
+    try:
+        with torch.no_grad():
+            model.eval()(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return order
 
 
 def _in_place_of(batch_norm: _BatchNorm, layer: nn.Module, before: nn.Module | None) -> nn.Module:
     has_bias = before is not None and before.bias is not None
     return Shift(batch_norm.num_features) if isinstance(layer, nn.Identity) and not has_bias else layer
+
+
+def _refuse(_layer: nn.Module, _inputs: object) -> None:
+    raise ValueError(
+        "it calls a BatchNorm layer that was swapped for the norm's: beside the module's attribute it keeps the layer "
+        "in a list or a function; use torch.nn.ModuleList, or call the attribute"
+    )
 
 
 class Blocks:

@@ -72,8 +72,9 @@ class ResNet(Model):
         self.head = nn.Linear(channels, num_classes)
 
     def draw(self, layer: nn.Module) -> None:
-        super().draw(layer)
-        if isinstance(layer, nn.Conv2d):
+        if not isinstance(layer, nn.Conv2d):
+            super().draw(layer)
+        else:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -66,11 +66,13 @@ def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
 
 def _refuse_other_way(first: Job, job: Job) -> None:
     """Jobs of one folder are one run; they must not ask for it to be made in different ways."""
-    ways, before = job.config.to_dict(), first.config.to_dict()
+    ways = [job.config.to_dict(), first.config.to_dict()]
     for key in NOT_IDENTITY:
-        if ways.get(key) != before.get(key):
+        section, _, last = key.rpartition(".")
+        way, before = ((config[section] if section else config).get(last) for config in ways)
+        if way != before:
             raise ConfigError(
-                f"{key}={before[key]} and {key}={ways[key]} make one and the same run, so it can't be swept over; "
+                f"{key}={before} and {key}={way} make one and the same run, so it can't be swept over; "
                 f"sweep over out=FOLDER,FOLDER to make it twice"
             )
 
