@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from normbench.norm import Norm
+    from normbench.preprocess import Preprocess
 
 
 def dataset(settings: Mapping[str, Any]) -> Dataset:
@@ -44,7 +45,7 @@ def normalization(settings: Mapping[str, Any]) -> "Norm":
     return Plain()
 
 
-def fitting(config: RunConfig, masked: bool) -> "nn.Module":
+def fitting(config: RunConfig, masked: bool) -> "Preprocess":
     """The preprocessing, to be fitted; for a masked data set it leaves out what is padding."""
     from normbench.preprocess import Masked
 
@@ -208,7 +209,7 @@ class Built:
     device: "torch.device"
     data: Resident
     augment: Any
-    preprocess: "nn.Module"
+    preprocess: "Preprocess"
     model: "nn.Module"
     norm: "Norm"
     norm_layers: "list[nn.Module]"
@@ -251,6 +252,12 @@ def build(config: RunConfig) -> Built:
             f"batch_size must be at most {len(data.train[1]):,}, the training images of "
             f"{config.dataset['name']}; got {config.batch_size}; try batch_size=64"
         )
+    augment = part("augment", config.augment)
+    if data.masked and not getattr(augment, "keeps_rows", False):
+        raise ConfigError(
+            f"augment={config.augment['name']} moves the rows of images, and in those of "
+            f"dataset={config.dataset['name']} a mask says where each one ends; try augment=none"
+        )
     preprocess = fitting(config, data.masked)
     preprocess.fit(data.train[0])
     schedule = part("schedule", config.schedule, steps_per_epoch=steps_per_epoch)
@@ -266,7 +273,7 @@ def build(config: RunConfig) -> Built:
         config=config,
         device=device,
         data=data,
-        augment=part("augment", config.augment),
+        augment=augment,
         preprocess=preprocess.to(device),
         model=model,
         norm=norm,

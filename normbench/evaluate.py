@@ -34,7 +34,7 @@ Nothing in the run folders changes.
   --device      auto, cpu, cuda or cuda:N (default: auto)
   --trust-code  run code of somebody's own that a run names
 """
-COLUMNS = ("val_acc", "val_loss", "test_acc", "test_loss")
+HEADER = ("run", "statistics", "batch_size", "val_acc", "val_loss", "test_acc", "test_loss")
 
 Numbers = dict[str, float | None]
 
@@ -135,11 +135,18 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
 
 
 def readings(built: Built) -> dict[str, dict[str, float]]:
-    """What the norm's layers learned about how they normalize: path of the layer -> its numbers."""
-    found = {}
+    """What the norm's layers learned about how they normalize: path of the layer -> its numbers.
+
+    Of layers that share their parameters (one for each time step) the first stands for all.
+    """
+    found, seen = {}, set()
     for path, layer in built.model.named_modules():
-        if any(layer is made for made in built.norm_layers) and (numbers := built.norm.readings(layer)):
-            found[path] = numbers
+        if not any(layer is made for made in built.norm_layers):
+            continue
+        shared = tuple(id(parameter) for parameter in layer.parameters())
+        numbers = built.norm.readings(layer) if shared not in seen else {}
+        seen.add(shared)
+        found |= {path: numbers} if numbers else {}
     return found
 
 
@@ -158,9 +165,7 @@ def main(args: Sequence[str]) -> int:
         table = [row for folder in options.runs for row in _rows(folder, options)]
         if options.csv:
             with open(options.csv, "w", newline="") as file:
-                writer = csv.DictWriter(file, ("run", "statistics", "batch_size", *COLUMNS))
-                writer.writeheader()
-                writer.writerows(table)
+                csv.writer(file).writerows([HEADER, *([row[key] for key in HEADER] for row in table)])
     except (records.Damaged, PermissionError, OSError) as error:
         print(f"normbench evaluate: {error}", file=sys.stderr)
         return 2
@@ -240,9 +245,8 @@ def _restored(folder: Path, options: Any) -> Built:
 
 
 def _text(table: Sequence[dict[str, Any]]) -> str:
-    header = ["run", "statistics", "batch_size", *COLUMNS]
-    cells = [header, *([_cell(row[key]) for key in header] for row in table)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    cells = [list(HEADER), *([_cell(row[key]) for key in HEADER] for row in table)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 

@@ -115,3 +115,12 @@ def test_evaluation_is_not_augmented(compose, tmp_path):
         )
     assert first[0]["val_loss"] == first[1]["val_loss"]
     assert first[0]["train_eval_loss"] == first[1]["train_eval_loss"]
+
+
+def test_images_with_padding_keep_their_rows(compose):
+    rows = ("dataset=fashion_rows", "model=rnn", "model.hidden=4", "augment=flip_crop", "device=cpu")
+    with pytest.raises(ConfigError, match=r"augment=flip_crop moves the rows.*fashion_rows.*try augment=none"):
+        build.build(compose(*rows))
+    x, _ = next(build.build(compose(*rows, "augment.padding=0")).batches([0]))
+    assert not x[:, :, 0].isnan().any()
+    assert x[:, :, -1].isnan().any()

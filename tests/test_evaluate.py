@@ -165,6 +165,12 @@ def test_switchable_weights_are_in_the_record(trained):
     assert trained("norm=bn").record["norm_readings"] == {}
 
 
+def test_layers_that_share_their_weights_are_read_once(compose):
+    built = build.build(compose("dataset=synthetic", "model=rnn", "model.hidden=4", "norm=sn", "device=cpu"))
+    assert len(built.norm_layers) > 20
+    assert len(evaluate.readings(built)) == 3
+
+
 # ---------------------------------------------------------------------------------------------------------- the command
 
 

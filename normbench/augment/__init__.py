@@ -11,6 +11,8 @@ from torch import Tensor
 class Augment:
     """Base class; it changes nothing."""
 
+    keeps_rows = True  # every row stays where it is: what images with padding need (normbench.dataset.Data: masked)
+
     def draw(self, generator: torch.Generator, count: int) -> Tensor | None:
         """Random numbers for an epoch of `count` images: (count, ...) on the CPU, or None if nothing is drawn."""
         return None

@@ -33,6 +33,7 @@ class FlipCrop(Augment):
         if padding == 0 and not flip:
             raise ValueError("padding=0 and flip=false change nothing; try augment=none")
         self.padding, self.flip = padding, flip
+        self.keeps_rows = padding == 0
 
     def draw(self, generator: torch.Generator, count: int) -> Tensor:
         shifts = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
