@@ -44,7 +44,7 @@ class FilterResponseNorm(Norm):
         if math.prod(shape[1:]) < 2:
             raise Impossible(
                 f"norm=frn needs at least 2 positions a channel, activations {shape} have 1; "
-                "try norm=rms, or a model with convolutions on larger images"
+                "try norm=rms, or larger images with convolutions (model=cnn: model.norm_full=false)"
             )
 
 

@@ -43,5 +43,5 @@ class InstanceNorm(Norm):
         if math.prod(shape[1:]) < 2:
             raise Impossible(
                 f"norm=in needs at least 2 positions a channel, activations {shape} have 1; "
-                "try norm=ln, or a model with convolutions on larger images"
+                "try norm=ln, or larger images with convolutions (model=cnn: model.norm_full=false)"
             )
