@@ -105,8 +105,10 @@ def _put(layer: "nn.Module", buffers: "dict[str, Tensor]") -> None:
 def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
     """Give every running statistic the mean of its values over the batches, in place.
 
-    All layers but those with statistics are in evaluation mode. Batch normalization's becomes what Ioffe & Szegedy
-    2015, algorithm 2, use for inference: the mean of the batches' means, m/(m-1) times the mean of their variances.
+    All layers but those with statistics are in evaluation mode, and one that corrects the batch's statistics by the
+    running ones (brn: its attribute `correction`) does not: what stands behind it sees what it will see. Batch
+    normalization's statistics become what Ioffe & Szegedy 2015, algorithm 2, use for inference: the mean of the
+    batches' means, and m/(m-1) times the mean of their variances.
     """
     import torch
 
@@ -119,9 +121,11 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
     for layer in layers:
         layer.train()
         layer.momentum = 1.0  # type: ignore[assignment] - the running statistic becomes the batch's
+        if hasattr(layer, "correction"):
+            layer.correction = False  # type: ignore[assignment]
     with torch.inference_mode():
         for x in batches:
-            for layer, buffers in zip(layers, before, strict=True):  # some look at the running ones while training
+            for layer, buffers in zip(layers, before, strict=True):  # some use the running ones where a batch is small
                 _put(layer, buffers)
             model(x)
             count += 1
@@ -130,6 +134,8 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
                     total[name] += buffer
         for layer, total, buffers, momentum in zip(layers, sums, before, momenta, strict=True):
             layer.momentum = momentum
+            if hasattr(layer, "correction"):
+                layer.correction = True  # type: ignore[assignment]
             _put(layer, buffers | {name: value / count for name, value in total.items()})
     model.eval()
 

@@ -63,20 +63,25 @@ def test_population_statistics_of_a_deep_layer_are_those_of_what_training_sends_
     torch.testing.assert_close(second.running_mean, torch.stack(means).mean(0).detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_population_statistics_of_renormalization_leave_its_correction_as_training_ended():
+def test_population_statistics_of_renormalization_are_gathered_without_its_correction():
+    """Else the layers behind it would see what the old running averages make of the batches."""
     layer = BatchRenorm(ramp_steps=0).layer(4).double()
     for seed in range(20):
         layer.train()(randn(16, 4, seed=seed) + 2)
-    seen = deepcopy(layer)
+    tracked = layer.num_batches_tracked.item()
     batches = [randn(16, 4, seed=seed) * 3 for seed in range(4)]
     outputs = []
     layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output.clone()))
     evaluate.recalibrate(layer, batches)
     for x, output in zip(batches, outputs, strict=True):
-        torch.testing.assert_close(output, deepcopy(seen).train()(x), rtol=1e-12, atol=1e-12)
+        expected = (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt()
+        torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     sigmas = torch.stack([(x.var(0, correction=0) + layer.eps).sqrt() for x in batches])
     torch.testing.assert_close(layer.running_sigma, sigmas.mean(0), rtol=1e-12, atol=1e-12)
-    assert layer.num_batches_tracked == seen.num_batches_tracked
+    assert layer.num_batches_tracked == tracked
+    corrected = layer.train()(batches[0] * 5)
+    expected = (batches[0] - batches[0].mean(0)) / (batches[0].var(0, correction=0) + layer.eps / 25).sqrt()
+    assert (corrected - expected).abs().max() > 0.1, "training has it again"
 
 
 def test_population_statistics_take_in_every_batch_once_and_no_dropout(compose):

@@ -70,6 +70,7 @@ class _Layer(nn.Module):
     running_mean: Tensor
     running_sigma: Tensor
     num_batches_tracked: Tensor
+    correction = True  # false: r = 1 and d = 0, while normbench/evaluate.py gathers population statistics
 
     def __init__(self, num_features: int, affine: bool, *, eps, momentum, r_max, d_max, ramp_steps):
         super().__init__()
@@ -101,6 +102,7 @@ class _Layer(nn.Module):
         """The factors r and d for this batch; then the running averages take the batch in."""
         steps = self.num_batches_tracked.to(sigma.dtype)
         ramp = (steps / self.ramp_steps).clamp(max=1) if self.ramp_steps else torch.ones_like(steps)
+        ramp = ramp if self.correction else torch.zeros_like(ramp)
         r_max, d_max = 1 + (self.r_max - 1) * ramp, self.d_max * ramp
         r = (sigma / self.running_sigma).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / self.running_sigma).clamp(-d_max, d_max)

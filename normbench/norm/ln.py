@@ -1,6 +1,7 @@
 """Layer normalization."""
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from normbench.norm import Norm, check_eps
 
@@ -33,4 +34,13 @@ class LayerNorm(Norm):
         self.eps, self.affine = eps, affine
 
     def layer(self, num_features: int) -> nn.Module:
-        return nn.GroupNorm(1, num_features, eps=self.eps, affine=self.affine)
+        return _Layer(1, num_features, eps=self.eps, affine=self.affine)
+
+
+class _Layer(nn.GroupNorm):
+    """One group; on (N, C) by torch's faster kernel for layer normalization."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 2:
+            return F.layer_norm(input, input.shape[1:], self.weight, self.bias, self.eps)
+        return super().forward(input)

@@ -45,7 +45,9 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        if x.dim() == 2:
+        if x.dim() == 2 and x.dtype is dtype:
+            return F.rms_norm(x, x.shape[1:], self.weight, self.eps)
+        if x.dim() == 2:  # the kernel wants x and weight of one type
             weight = None if self.weight is None else self.weight.to(dtype)
             return F.rms_norm(x.to(dtype), x.shape[1:], weight, self.eps).to(x.dtype)
         square = x.to(dtype).square().mean(tuple(range(1, x.dim())), keepdim=True)

@@ -71,7 +71,10 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         flat = x.to(dtype).flatten(2) if x.dim() > 2 else x.to(dtype)[..., None]  # (N, C, positions)
-        var_in, mean_in = torch.var_mean(flat, 2, correction=0)  # (N, C)
+        if flat.shape[2] > 1:
+            var_in, mean_in = torch.var_mean(flat, 2, correction=0)  # (N, C)
+        else:  # the value itself; var_mean of one value is slow
+            var_in, mean_in = torch.zeros_like(flat[..., 0]), flat[..., 0]
         means, variances = self._moments(mean_in, var_in)
         kinds = slice(0 if flat.shape[2] > 1 else 1, 3)  # without positions there is no instance
         w, v = (t[kinds, None, None].softmax(0, dtype=dtype) for t in (self.mean_weight, self.var_weight))

@@ -23,7 +23,8 @@ class WeightNorm(Norm):
         linear and convolutional layers; g is (out, 1, ...).
 
     Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, eq. 2, 5 and 6. Differences: none; torch's weight_norm does the first.
+        Salimans & Kingma 2016, arXiv 1602.07868, eq. 2, 5 and 6. Differences: a unit
+        that gives the same for the whole batch keeps its length; rnn's weights are left as they are drawn.
     """
 
     def __init__(self, data_init: bool = True):

@@ -23,7 +23,7 @@ class WeightStandardization(Norm):
 
     Raises:
         ValueError: num_groups < 0, or eps not a number > 0.
-        Impossible: num_groups does not divide C.
+        Impossible: num_groups does not divide C, or a group would hold a single value.
 
     Source:
         Qiao, Wang, Liu, Shen & Yuille 2019, arXiv 1903.10520, eq. 7 to 9. Differences: none.
