@@ -32,6 +32,7 @@ def of_run(config: RunConfig, built: Built, progress: "Progress", state: str) ->
         "diverged_step": progress.diverged_step,
         "eval_s": progress.eval_s,
         "n_params": count_parameters(built),
+        "swapped_layers": built.swapped,
         "n_train": len(built.data.train[1]),
         "n_val": len(built.data.val[1]),
         "n_test": len(built.data.test[1]),

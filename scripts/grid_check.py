@@ -51,6 +51,11 @@ SMALL = {
 REFUSED, DIVERGED, NON_FINITE, FAILED = "refused", "diverged", "non-finite", "failed"
 
 
+def choices(group: str) -> list[str]:
+    """All but model=own, which is what a user makes of it."""
+    return [name for name in catalog.choices(group) if name != "own"]
+
+
 @dataclass(frozen=True)
 class Cell:
     """What became of one norm with one model."""
@@ -144,7 +149,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     for group in ("norm", "model"):
-        known = list(catalog.choices(group))
+        known = choices(group)
         parser.add_argument(f"--{group}s", nargs="+", default=known, choices=known, metavar=group.upper())
     parser.add_argument("--markdown", type=Path, help="write the tables there, too")
     return parser.parse_args(argv)

@@ -29,8 +29,8 @@ def pytest_generate_tests(metafunc):
         group = argument.removesuffix("_settings")
         if argument.endswith("_settings") and (CONF / group).is_dir():
             paths = sorted((CONF / group).glob("*.yaml"))
-            # not torchvision's networks, whose name is not the choice's: tests/test_swap.py has them
-            paths = [path for path in paths if path.stem != "torchvision"]
+            # not torchvision's networks, whose name is not the choice's, and not the user's own: see tests/test_swap.py
+            paths = [path for path in paths if path.stem not in ("torchvision", "own")]
             choices = [{"name": path.stem, **OmegaConf.to_container(OmegaConf.load(path))} for path in paths]
             metafunc.parametrize(argument, choices, ids=[path.stem for path in paths])
 

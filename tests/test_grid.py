@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from normbench import catalog
 from normbench.config import ConfigError
 from normbench.run import Outcome
 
@@ -35,7 +34,7 @@ def ended_as(grid, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_every_norm_trains_with_every_model_or_is_refused(grid):
-    cells = grid.check(list(catalog.choices("norm")), list(catalog.choices("model")))
+    cells = grid.check(grid.choices("norm"), grid.choices("model"))
     assert [f"{c.norm} x {c.model}: {c.state}: {c.reason}" for c in cells if c.is_wrong] == []
     refused = [c for c in cells if c.state == grid.REFUSED]
     assert len(refused) < len(cells) / 4

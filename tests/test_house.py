@@ -72,7 +72,11 @@ def test_a_choice_is_a_short_file_with_a_comment_and_its_own_name(path):
     assert not lines[1].startswith("#"), "the comment must be one line: `normbench list` shows the first"
     # a class that asks for its name says what it is by default: torchvision's network
     assert read(path)["name"] in (parameters(target_of(path)).get("name", path.stem), MISSING)
-    assert callable(target_of(path))
+    assert read(path)["_target_"] == MISSING or callable(target_of(path))
+
+
+def test_only_the_users_own_network_lacks_a_class():
+    assert [relative(path) for path in YAMLS if read(path)["_target_"] == MISSING] == ["conf/model/own.yaml"]
 
 
 def test_only_the_users_own_data_set_lacks_a_name():
