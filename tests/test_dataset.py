@@ -502,7 +502,7 @@ def test_synthetic_names_the_argument_that_is_wrong(key, value):
 def test_usage(capsys):
     assert command.main(["--help"]) == 0
     assert command.main([]) == 2
-    assert "NAME: fashion_mini, fashion_mnist, imagefolder" in capsys.readouterr().out
+    assert "NAME: fashion_mini, fashion_mnist, fashion_rows, imagefolder" in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_answered_with_the_choices(capsys):
