@@ -93,6 +93,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     from torch.nn.parameter import is_lazy
 
     from normbench.model import Model, swap_batch_norm
+    from normbench.norm import Impossible, Norm
 
     words = f"model={config.model['name']} with norm={config.norm['name']}"
     recorder = _Recorder(norm)
@@ -117,9 +118,14 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     with _told(words, x):
         swapped = 0 if takes_norm else swap_batch_norm(model, recorder, x)
     if not takes_norm and not swapped and config.norm["name"] != "none":
-        raise ConfigError(
+        raise Impossible(
             f"{words}: its class takes no norm and holds no BatchNorm layer to swap for one, so that norm= would "
             "change nothing; try norm=none"
+        )
+    if type(norm).reparametrize is not Norm.reparametrize and not recorder.weighted:
+        raise Impossible(
+            f"{words}: the norm acts on the weights of layers, and the model hands it none (norm.reparametrize), so "
+            "that it would change nothing; try norm=none"
         )
     for layer in recorder.weighted:
         norm.reparametrize(layer)
@@ -129,7 +135,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"model={config.model['name']} must give logits (N, {num_classes}), got {found}")
     if x.isnan().any() and logits.isnan().any():
-        raise ConfigError(
+        raise Impossible(
             f"model={config.model['name']} can't take images whose rows end early, as those of "
             f"dataset={config.dataset['name']}; try model=rnn"
         )

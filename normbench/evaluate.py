@@ -5,9 +5,9 @@ A layer has such statistics if it has a `momentum` and buffers called running_*:
 
 import contextlib
 import csv
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ usage: normbench evaluate RUN ... [--statistics ema,population,batch] [--batch-s
 Evaluates the networks of finished (or paused) runs once more, with these statistics in their normalizations:
   ema         the running averages of training
   population  the mean over the batches that one more epoch would bring, with frozen weights and without dropout
-  batch       those of the batch that is evaluated, as in training
-Nothing in the run folders changes.
+  batch       those of the batch that is evaluated, as in training; the images are in an order drawn from data_seed, and
+              what is left over after the last whole batch joins the others
+A norm without running statistics gives the same three times. RUN may be a folder of runs. Nothing in them changes.
 
   --statistics  which, in this order (default: all three)
   --batch-size  images of a batch for `batch` (default: the training's)
@@ -160,7 +161,7 @@ def readings(built: Built) -> dict[str, dict[str, float]]:
 
 
 def main(args: Sequence[str]) -> int:
-    """Exit code: 0 done; 2 bad input, or a run whose network can't be had; 4 its data are missing or others now."""
+    """Exit code: 0 all done; 2 bad input, or a run whose network can't be had; 4 its data are missing or others now."""
     if not args or any(arg in ("-h", "--help") for arg in args):
         print(USAGE, end="")
         return 0 if args else 2
@@ -168,21 +169,33 @@ def main(args: Sequence[str]) -> int:
 
     try:
         options = _options(args)
-        table = [row for folder in options.runs for row in _rows(folder, options)]
-        if options.csv:
-            with open(options.csv, "w", newline="") as file:
-                csv.writer(file).writerows([HEADER, *([row[key] for key in HEADER] for row in table)])
-    except (records.Damaged, PermissionError, OSError) as error:
+    except ConfigError as error:
         print(f"normbench evaluate: {error}", file=sys.stderr)
         return 2
-    except Exception as error:
-        code = app.exit_code(error)
-        if code is None:
-            raise  # a bug: its traceback helps
-        print(f"normbench evaluate: {app.in_words(error)}", file=sys.stderr)
-        return code
-    print(_text(table))
-    return 0
+    if options.trust_code:
+        sys.path.append(os.getcwd())  # where `normbench train` looks for a user's classes
+    table, code = [], 0
+    for folder in [run for given in options.runs for run in list(records.find_runs(given.expanduser())) or [given]]:
+        try:
+            table += _rows(folder, options)
+        except (records.Damaged, PermissionError) as error:
+            print(f"normbench evaluate: {error}", file=sys.stderr)
+            code = 2
+        except Exception as error:
+            if app.exit_code(error) is None:
+                raise  # a bug: its traceback helps
+            print(f"normbench evaluate: {folder.name}: {app.in_words(error)}", file=sys.stderr)
+            code = app.exit_code(error)
+    if table:
+        print(_text(table))
+    try:
+        if options.csv and table:
+            with open(options.csv, "w", newline="") as file:
+                csv.writer(file).writerows([HEADER, *([row[key] for key in HEADER] for row in table)])
+    except OSError as error:
+        print(f"normbench evaluate: --csv {options.csv}: {error.strerror}", file=sys.stderr)
+        return 2
+    return code or 0
 
 
 def _options(args: Sequence[str]) -> Any:
@@ -214,7 +227,7 @@ def _options(args: Sequence[str]) -> Any:
 
 
 def _rows(folder: Path, options: Any) -> list[dict[str, Any]]:
-    built = _restored(folder.expanduser(), options)
+    built = _restored(folder, options)
     size = options.batch_size or built.config.batch_size
     if "batch" in options.statistics:
         build.check_norm(built.norm, built.norm_layers, built.model, built.preprocess(built.data.sample()), size)
@@ -231,7 +244,7 @@ def _restored(folder: Path, options: Any) -> Built:
     from normbench.dataset import DataError
 
     record, content = checkpoint.of_run(folder)
-    config = replace(from_dict(record["config"]), device=options.device)
+    config = from_dict({**record["config"], "device": options.device})
     if options.data_root:
         config.dataset["root"] = options.data_root
     for group in GROUPS:

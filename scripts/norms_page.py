@@ -244,8 +244,9 @@ samples of a batch, C the channels, H and W the positions.
   accuracy, and read the test accuracy of what was chosen.
 - Some arms differ in more than the norm: frn brings its activation with it; wn looks at the first batch before it
   starts (`norm.data_init=false`: it does not); resnet starts as its shortcuts where a norm puts no layer behind the
-  convolutions (none, wn); and `model.bias=auto` leaves out the biases that a norm makes redundant (`model.bias=true`
-  keeps them in every arm).
+  convolutions (none, wn); a network whose own BatchNorm layers were swapped keeps a learned bias for each channel where
+  the norm puts no layer and the layer before has none, so that it does not lose its shifts; and `model.bias=auto`
+  leaves out the biases that a norm makes redundant (`model.bias=true` keeps them in every arm).
 
 ## The statistics of evaluation
 
@@ -257,7 +258,8 @@ Norms with running statistics ({running}) are evaluated with those by default. O
 - `ema`: the running averages of training.
 - `population`: the mean over the batches of one more epoch, with frozen weights, as Ioffe & Szegedy 2015 do it.
 - `batch`: those of the batch that is evaluated, as in training; over batches of the training's `batch_size`, unless
-  `--batch-size` says otherwise.
+  `--batch-size` says otherwise. The images come in an order drawn from `data_seed`, since a data set may be sorted by
+  class, and what is left over after the last whole batch joins the others.
 
 With `eval.statistics` all of them stand in run.json under `statistics`; the first is the run's test accuracy in tables.
 `normbench evaluate` does it afterwards for a run that kept its checkpoint, and prints loss and accuracy on the

@@ -222,7 +222,7 @@ def test_bad_input_of_the_command(trained, tmp_path, capsys):
         ([folder, "--device", "cuda:99"], "no such CUDA device"),
         ([str(tmp_path / "nowhere")], "run.json is missing"),
         ([str(diverged.folder)], "diverged at step"),
-        ([folder, "--csv", str(tmp_path / "no" / "file.csv")], "No such file"),
+        ([folder, "--device", "gpu"], "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
     ):
         assert cli.main(["evaluate", *args]) == 2, args
         captured = capsys.readouterr()
@@ -230,6 +230,21 @@ def test_bad_input_of_the_command(trained, tmp_path, capsys):
         assert captured.err.count("\n") == 1
         assert captured.out == ""
     assert cli.main(["evaluate", "--help"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", folder, "--csv", str(tmp_path / "no" / "file.csv")]) == 2
+    captured = capsys.readouterr()
+    assert "No such file" in captured.err
+    assert "population" in captured.out, "the table is not lost"
+
+
+def test_the_good_runs_of_a_folder_are_evaluated_and_the_others_named(compose, tmp_path, capsys):
+    for name, more in (("a", ()), ("b", ("checkpoint.keep=none",)), ("c", ("seed=1",))):
+        config = compose(*SMALL, "norm=bn", *more, f"name={name}", f"out={tmp_path}")
+        run.run(config, announce=lambda _: None, bar=False)
+    assert cli.main(["evaluate", str(tmp_path), "--statistics", "ema"]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 3
+    assert "checkpoint.keep=none" in captured.err
 
 
 def test_other_data_are_refused(trained, capsys):
@@ -254,3 +269,26 @@ def test_code_of_a_strangers_own_is_not_run(trained, capsys):
         (outcome.folder / "run.json").write_bytes(records.run_json(changed))
         assert cli.main(["evaluate", str(outcome.folder)]) == 2
         assert "--trust-code" in capsys.readouterr().err
+
+
+def test_trusted_code_is_found_where_the_command_is_started(tmp_path):
+    import subprocess
+    import sys
+
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, num_classes))\n"
+    )
+
+    def normbench(*args):
+        command = [sys.executable, "-m", "normbench", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    trained = normbench("train", "model=own", "model._target_=mynet.Net", "dataset=synthetic", "epochs=1", "device=cpu")
+    assert "(1 BatchNorm layers swapped)" in trained.stdout, trained.stderr
+    assert normbench("evaluate", "results").returncode == 2
+    found = normbench("evaluate", "results", "--trust-code", "--statistics", "ema")
+    assert found.returncode == 0, found.stderr
+    assert "Net-bn-adam-s0" in found.stdout

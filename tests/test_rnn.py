@@ -547,7 +547,7 @@ def test_a_batch_of_one_is_impossible_for_bn(compose):
 
 @pytest.mark.parametrize("model", ["mlp", "lenet"])
 def test_other_models_on_sequences_are_refused_with_the_way_out(compose, model):
-    with pytest.raises(ConfigError, match=f"model={model} can't take .*dataset=fashion_rows; try model=rnn"):
+    with pytest.raises(Impossible, match=f"model={model} can't take .*dataset=fashion_rows; try model=rnn"):
         build.build(compose("dataset=fashion_rows", f"model={model}"))
 
 

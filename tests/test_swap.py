@@ -69,7 +69,7 @@ def user(tmp_path, monkeypatch):
 @pytest.fixture
 def own(user):
     """own(source) -> what to type for the class Net of that source."""
-    return lambda source: ("model=torchvision", "~model.small_images", f"model._target_={user(source)}.Net")
+    return lambda source: ("model=own", f"model._target_={user(source)}.Net")
 
 
 @pytest.fixture
@@ -324,7 +324,23 @@ def test_a_network_without_batch_norm_is_one_arm_alone(assemble, own, arguments)
     found = assemble(*target, "norm=none")
     assert (found.swapped, found.norm_layers) == (0, [])
     for norm in ("bn", "wn"):
-        with pytest.raises(ConfigError, match=rf"model=Net with norm={norm}: .*no norm.*no BatchNorm.*try norm=none"):
+        with pytest.raises(Impossible, match=rf"model=Net with norm={norm}: .*no norm.*no BatchNorm.*try norm=none"):
+            assemble(*target, f"norm={norm}")
+
+
+def test_a_norm_of_weights_needs_a_model_that_hands_it_weights(assemble, own):
+    """A class that takes `norm` but asks it for activation layers alone would be norm=none under another name."""
+    source = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, norm, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(144, 8), norm.layer(8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+    target = own(source)
+    assemble(*target, "norm=bn")
+    for norm in ("wn", "ws"):
+        with pytest.raises(Impossible, match=rf"model=Net with norm={norm}: .*norm\.reparametrize.*try norm=none"):
             assemble(*target, f"norm={norm}")
 
 
@@ -546,7 +562,7 @@ def test_a_first_convolution_that_is_made_anew_keeps_its_outputs_variance():
 def test_a_network_without_batch_norm_takes_norm_none(assemble):
     base = ("model=torchvision", "model.name=squeezenet1_1")
     assert assemble(*base, "norm=none", shape=GRAY).swapped == 0
-    with pytest.raises(ConfigError, match=r"model=squeezenet1_1 with norm=gn: .*no BatchNorm.*try norm=none"):
+    with pytest.raises(Impossible, match=r"model=squeezenet1_1 with norm=gn: .*no BatchNorm.*try norm=none"):
         assemble(*base, "norm=gn", shape=GRAY)
 
 
