@@ -73,7 +73,7 @@ def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = N
 def _statistics(kind: str, built: Built) -> "Iterator[Sequence[nn.Module]]":
     """With these statistics in the network; the layers that must normalize by the batch."""
     layers = with_statistics(built.model)
-    before = [(layer.momentum, {name: b.clone() for name, b in layer.named_buffers(recurse=False)}) for layer in layers]
+    before = [(layer.momentum, _buffers(layer)) for layer in layers]
     try:
         if kind == "population":
             last = built.config.epochs * built.steps_per_epoch
@@ -98,6 +98,11 @@ def _running(layer: "nn.Module") -> "dict[str, Tensor]":
     return {name: buffer for name, buffer in layer.named_buffers(recurse=False) if name.startswith("running_")}
 
 
+def _buffers(layer: "nn.Module") -> "dict[str, Tensor]":
+    """Its buffers as they are now; `_put` puts them back."""
+    return {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)}
+
+
 def _put(layer: "nn.Module", buffers: "dict[str, Tensor]") -> None:
     for name, buffer in layer.named_buffers(recurse=False):
         buffer.copy_(buffers[name])
@@ -114,7 +119,7 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
     import torch
 
     layers = with_statistics(model)
-    before = [{name: b.clone() for name, b in layer.named_buffers(recurse=False)} for layer in layers]
+    before = [_buffers(layer) for layer in layers]
     momenta = [layer.momentum for layer in layers]
     sums: list[dict[str, Tensor]] = [{k: torch.zeros_like(b).double() for k, b in _running(m).items()} for m in layers]
     count = 0
@@ -182,10 +187,11 @@ def main(args: Sequence[str]) -> int:
             print(f"normbench evaluate: {error}", file=sys.stderr)
             code = 2
         except Exception as error:
-            if app.exit_code(error) is None:
+            known = app.exit_code(error)
+            if known is None:
                 raise  # a bug: its traceback helps
             print(f"normbench evaluate: {folder.name}: {app.in_words(error)}", file=sys.stderr)
-            code = app.exit_code(error)
+            code = known
     if table:
         print(_text(table))
     try:
@@ -195,7 +201,7 @@ def main(args: Sequence[str]) -> int:
     except OSError as error:
         print(f"normbench evaluate: --csv {options.csv}: {error.strerror}", file=sys.stderr)
         return 2
-    return code or 0
+    return code
 
 
 def _options(args: Sequence[str]) -> Any:
