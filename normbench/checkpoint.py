@@ -100,13 +100,9 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
     folder = Path(folder).expanduser()
     _, content = of_run(folder)
     settings = config.from_dict(json.loads(content["config"]))
-    for group in ("preprocess", "norm", "model"):
-        part = getattr(settings, group)
-        if not trust_code and not parts.is_known(group, part):
-            raise PermissionError(
-                f"{folder} needs code of its own, {part['_target_']}; "
-                "if you trust it: normbench.load(folder, trust_code=True)"
-            )
+    if not trust_code:
+        how = "normbench.load(folder, trust_code=True)"
+        parts.refuse_unknown(settings, ("preprocess", "norm", "model"), folder, how)
     preprocess = build.fitting(settings, content["masked"])
     for name, value in content["preprocess"].items():
         owner, _, last = name.rpartition(".")

@@ -253,10 +253,8 @@ def _restored(folder: Path, options: Any) -> Built:
     config = from_dict({**record["config"], "device": options.device})
     if options.data_root:
         config.dataset["root"] = options.data_root
-    for group in GROUPS:
-        part = getattr(config, group)
-        if not options.trust_code and not parts.is_known(group, part):
-            raise PermissionError(f"{folder} needs code of its own, {part['_target_']}; if you trust it: --trust-code")
+    if not options.trust_code:
+        parts.refuse_unknown(config, GROUPS, folder, "--trust-code")
     streams.set_determinism(config.threads)
     built = build.build(config)
     if built.data.fingerprint != record["data_fingerprint"]:

@@ -3,13 +3,13 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
-from normbench.config import ConfigError, unknown_key
+from normbench.config import ConfigError, RunConfig, unknown_key
 from normbench.dataset import DataError
 
 OURS = ("name", "_target_")  # keys of a part that are not arguments of its class, unless it asks for a `name`
@@ -64,6 +64,16 @@ def is_known(group: str, settings: Mapping[str, Any]) -> bool:
         return False
     ours = (f"normbench.{group}.", "torch.nn.modules.", "torch.optim.")
     return (isinstance(maker, type) or inspect.isfunction(maker)) and maker.__module__.startswith(ours)
+
+
+def refuse_unknown(config: RunConfig, groups: Iterable[str], folder: object, how_to_trust: str) -> None:
+    """Raise PermissionError if a part of a run's config is code that a stranger may not name (see is_known)."""
+    for group in groups:
+        settings = getattr(config, group)
+        if not is_known(group, settings):
+            raise PermissionError(
+                f"{folder} needs code of its own, {settings['_target_']}; if you trust it: {how_to_trust}"
+            )
 
 
 def offered(group: str, settings: Mapping[str, Any], offers: Mapping[str, Any]) -> dict[str, Any]:
