@@ -1,4 +1,4 @@
-"""`normbench data NAME`: fetch a data set if it is not here, verify it, and say what it holds."""
+"""`normbench data NAME`: find or fetch a data set, verify it, and say what it holds."""
 
 import difflib
 import logging
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: normbench data NAME [dataset.KEY=VALUE ...]
 
-Fetch a data set if it is not on this machine, verify it, and say what it holds and where it lies.
+Find a data set on this machine or fetch it, verify it, and say what it holds and where it lies.
 
-  normbench data fashion_mnist
-  normbench data fashion_mnist dataset.root=~/data
+  normbench data cifar10                          looked for in the user's cache folder, else downloaded into it
+  normbench data cifar10 dataset.root=~/data      looked for there first, else downloaded into there
   normbench data imagefolder dataset.root=~/flowers dataset.size=32
 """
 

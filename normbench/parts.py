@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from normbench.config import ConfigError, RunConfig, unknown_key
 from normbench.dataset import DataError
 
-OURS = ("name", "_target_")  # keys of a part that are not arguments of its class, unless it asks for a `name`
+OURS = {"dataset": ("train_size",), "optimizer": ("decay_norm_and_bias",)}  # keys that the class gets only if it asks
 
 
 def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) -> Any:
@@ -89,14 +89,14 @@ def offered(group: str, settings: Mapping[str, Any], offers: Mapping[str, Any]) 
 
 def arguments_of(group: str, settings: Mapping, maker: Callable, args: tuple, runtime: Mapping) -> dict[str, Any]:
     """The settings as keyword arguments of the class, checked against its signature."""
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k not in OURS}
+    ours = ("name", "_target_", *OURS.get(group, ()))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k not in ours}
     try:
         signature = inspect.signature(maker)
     except (ValueError, TypeError):  # a class written in C: it will say itself what it does not take
         return given
     parameters = signature.parameters.values()
-    if "name" in signature.parameters and "name" not in runtime:
-        given["name"] = settings["name"]
+    given |= {k: settings[k] for k in ours if k in signature.parameters and k in settings and k not in runtime}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         keys = [p.name for p in list(parameters)[len(args) :] if p.name not in runtime]
         unknown = [key for key in given if key not in keys]

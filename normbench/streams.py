@@ -6,6 +6,7 @@ dropout    (seed, "dropout", epoch)
 augment    (seed, "augment", epoch)
 evaluation (data_seed, "evaluation"): the order for batch statistics
 split      (data_seed, "split", label)
+train_size (data_seed, "train_size"): which training images are kept; see resident.py
 """
 
 import hashlib

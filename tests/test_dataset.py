@@ -1,20 +1,17 @@
-import gzip
 import hashlib
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from normbench import data as command
-from normbench.dataset import DataError, fashion_mini, fashion_mnist, fingerprint_of
+from normbench.dataset import DataError, fashion_mini, fingerprint_of
 from normbench.dataset.fashion_mini import FashionMini
 from normbench.dataset.fashion_mnist import FashionMNIST
 from normbench.dataset.imagefolder import ImageFolder
@@ -51,7 +48,7 @@ def check(data, train, test, shape, classes):
 
 
 def test_the_modules_do_not_import_torch():
-    names = ["fashion_mini", "fashion_mnist", "imagefolder", "synthetic"]
+    names = sorted(path.stem for path in (ROOT / "normbench" / "dataset").glob("*.py"))
     code = f"import sys, {', '.join('normbench.dataset.' + name for name in names)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -99,212 +96,6 @@ def test_fashion_mini_refuses_one_flipped_bit_and_a_missing_file(tmp_path, monke
     damaged.unlink()
     with pytest.raises(DataError, match=r"cannot be read .*reinstall normbench"):
         FashionMini().load()
-
-
-# ----------------------------------------------------------------------------------------------- fashion_mnist
-
-CONTENTS = {}  # a small set in the place of the real one: three images for training, two for testing
-for split, size in (("train", 3), ("t10k", 2)):
-    images = np.arange(size * 784, dtype=np.uint32).astype(np.uint8).tobytes()
-    CONTENTS[f"{split}-images-idx3-ubyte"] = bytes(16) + images
-    CONTENTS[f"{split}-labels-idx1-ubyte"] = bytes(8) + bytes(range(size))
-FILES = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENTS.items()}
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """The small set takes the place of the real one, no Debian folder, and no network."""
-    monkeypatch.setattr(fashion_mnist, "FILES", FILES)
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(fashion_mnist, "torchvision", no_network)
-
-
-def no_network():
-    def fetch(root, download):
-        raise RuntimeError("Error downloading train-images:\nTried http://x, got:\nno route to host\n")
-
-    return SimpleNamespace(datasets=SimpleNamespace(FashionMNIST=fetch))
-
-
-def put(folder, packed=False, contents=CONTENTS):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
-
-
-@needs_debian
-def test_the_published_files_pass_and_the_constant_is_their_fingerprint(cache):
-    data = FashionMNIST().load()
-    check(data, 60_000, 10_000, (1, 28, 28), 10)
-    assert data.fingerprint == FashionMNIST().fingerprint()
-    assert np.bincount(data.train_labels).tolist() == [6_000] * 10
-    assert np.bincount(data.test_labels).tolist() == [1_000] * 10
-    again = FashionMNIST().load()  # from the cache folder
-    assert sorted(path.name for path in (cache / "FashionMNIST" / "raw").iterdir()) == sorted(fashion_mnist.FILES)
-    assert (again.train_images == data.train_images).all()
-
-
-@needs_debian
-@pytest.mark.parametrize("damage", ["cut", "zero", "swap", "missing"])
-def test_damaged_published_files_are_named(tmp_path, damage):
-    root = tmp_path / "root"
-    shutil.copytree(DEBIAN, root)
-    train, test = (root / f"{split}-labels-idx1-ubyte.gz" for split in ("train", "t10k"))
-    content = train.read_bytes()
-    if damage == "cut":
-        train.write_bytes(content[:-100])
-    elif damage == "zero":
-        train.write_bytes(gzip.compress(bytes(60_008)))
-    elif damage == "swap":
-        train.write_bytes(test.read_bytes())
-        test.write_bytes(content)
-    else:
-        train.unlink()
-    words = {
-        "cut": "cannot be read",
-        "zero": "sha256",
-        "swap": "60,008 bytes .* 10,008",
-        "missing": "must hold train-l",
-    }
-    with pytest.raises(DataError, match=f"(?s){words[damage]}.*have them fetched anew") as error:
-        FashionMNIST(str(root)).load()
-    assert str(train.with_suffix("") if damage == "missing" else train).rpartition("/")[2] in str(error.value)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("below", ["", "FashionMNIST/raw"])
-def test_root_and_torchvisions_layout_below_it_are_searched(tmp_path, small, packed, below):
-    put(tmp_path / "root" / below, packed)
-    data = FashionMNIST(str(tmp_path / "root")).load()
-    assert data.train_images.tobytes() == CONTENTS["train-images-idx3-ubyte"][16:]
-    assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([0, 1, 2], [0, 1])
-
-
-@pytest.mark.parametrize("damage", ["cut", "longer", "zero", "missing"])
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", CONTENTS)
-def test_each_damaged_file_is_named_with_what_to_do(tmp_path, small, damage, packed, name):
-    put(tmp_path / "root", packed)
-    path = tmp_path / "root" / (f"{name}.gz" if packed else name)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-9])
-    elif damage == "longer":
-        content = CONTENTS[name] + b"\0"
-        path.write_bytes(gzip.compress(content) if packed else content)
-    elif damage == "zero":
-        put(tmp_path / "root", packed, {name: bytes(len(CONTENTS[name]))})
-    else:
-        path.unlink()
-    with pytest.raises(DataError) as error:
-        FashionMNIST(str(tmp_path / "root")).load()
-    assert name in str(error.value)
-    assert str(tmp_path / "root") in str(error.value)
-    assert "have them fetched anew" in str(error.value)
-    if damage == "zero":
-        assert FILES[name][1] in str(error.value)
-
-
-def test_debians_folder_is_used_and_kept_extracted(tmp_path, small, cache, caplog):
-    caplog.set_level(logging.INFO, "normbench")
-    put(tmp_path / "debian", packed=True)
-    FashionMNIST(str(tmp_path / "elsewhere")).load()
-    assert "kept extracted" in caplog.text
-    assert not (tmp_path / "elsewhere").exists()
-    assert sorted(path.name for path in (cache / "FashionMNIST" / "raw").iterdir()) == sorted(CONTENTS)
-    shutil.rmtree(tmp_path / "debian")
-    assert FashionMNIST().load().test_labels.tolist() == [0, 1]
-
-
-def test_a_cache_folder_that_cannot_be_written_is_said_and_not_needed(tmp_path, small, caplog, monkeypatch):
-    put(tmp_path / "debian", packed=True)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert FashionMNIST().load().test_labels.tolist() == [0, 1]
-    assert "cannot be written" in caplog.text
-
-
-def test_a_damaged_debian_file_names_the_package(tmp_path, small):
-    put(tmp_path / "debian", packed=True)
-    (tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="apt-get install --reinstall dataset-fashion-mnist"):
-        FashionMNIST().load()
-
-
-def test_without_the_set_and_the_network_one_line_says_where_it_was_looked_for(tmp_path, small, cache):
-    with pytest.raises(DataError) as error:
-        FashionMNIST(str(tmp_path / "root")).load()
-    text = str(error.value)
-    assert "\n" not in text
-    for word in (tmp_path / "root", cache, tmp_path / "debian", "no route to host", "apt-get install", "dataset.root"):
-        assert str(word) in text
-    assert not [path for path in tmp_path.rglob("*idx*")]
-
-
-def serve(contents=CONTENTS):
-    """A torchvision whose download writes these files."""
-
-    def fetch(root, download):
-        put(Path(root) / "FashionMNIST" / "raw", False, contents)
-        put(Path(root) / "FashionMNIST" / "raw", True, contents)
-
-    return lambda: SimpleNamespace(datasets=SimpleNamespace(FashionMNIST=fetch))
-
-
-def test_a_download_lands_in_root_and_is_found_there(tmp_path, small, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "torchvision", serve())
-    FashionMNIST(str(tmp_path / "root")).load()
-    raw = tmp_path / "root" / "FashionMNIST" / "raw"
-    assert sorted(path.name for path in raw.iterdir()) == sorted(CONTENTS)
-    assert [path.name for path in raw.parent.iterdir() if path.is_dir()] == ["raw"]
-    monkeypatch.setattr(fashion_mnist, "torchvision", no_network)
-    FashionMNIST(str(tmp_path / "root")).load()
-
-
-def test_a_wrong_download_is_refused_and_leaves_nothing(tmp_path, small, monkeypatch):
-    wrong = {name: bytes(len(content)) for name, content in CONTENTS.items()}
-    monkeypatch.setattr(fashion_mnist, "torchvision", serve(wrong))
-    with pytest.raises(DataError, match="sha256 must be"):
-        FashionMNIST(str(tmp_path / "root")).load()
-    assert not [path for path in tmp_path.rglob("*idx*")]
-
-
-CHILD = """
-import os, signal, sys, time
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_dataset import FILES, CONTENTS, put, serve, fashion_mnist
-fashion_mnist.FILES, fashion_mnist.DEBIAN = FILES, Path("nowhere")
-def torchvision():
-    with open(sys.argv[2], "a") as file:
-        file.write("fetch\\n")
-    if sys.argv[3] == "die":
-        put(Path(sys.argv[1], "FashionMNIST", ".raw.tmp", "FashionMNIST", "raw"), True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.5)
-    return serve()()
-fashion_mnist.torchvision = torchvision
-fashion_mnist.FashionMNIST(sys.argv[1]).load()
-"""
-
-
-def child(root, log, how):
-    code = CHILD.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    return subprocess.Popen([sys.executable, "-c", code, str(root), str(log), how])
-
-
-def test_after_a_kill_in_mid_download_the_next_start_fetches_anew(tmp_path, small, monkeypatch):
-    killed = child(tmp_path / "root", tmp_path / "log", "die")
-    assert killed.wait() == -signal.SIGKILL
-    assert (tmp_path / "root" / "FashionMNIST" / ".raw.tmp").exists()
-    monkeypatch.setattr(fashion_mnist, "torchvision", serve())
-    assert FashionMNIST(str(tmp_path / "root")).load().test_labels.tolist() == [0, 1]
-    assert not (tmp_path / "root" / "FashionMNIST" / ".raw.tmp").exists()
-
-
-def test_of_two_processes_one_fetches_and_both_load(tmp_path):
-    both = [child(tmp_path / "root", tmp_path / "log", "live") for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert (tmp_path / "log").read_text() == "fetch\n"
 
 
 # ------------------------------------------------------------------------------------------------- imagefolder
@@ -502,7 +293,8 @@ def test_synthetic_names_the_argument_that_is_wrong(key, value):
 def test_usage(capsys):
     assert command.main(["--help"]) == 0
     assert command.main([]) == 2
-    assert "NAME: fashion_mini, fashion_mnist, fashion_rows, imagefolder" in capsys.readouterr().out
+    choices = sorted(path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml"))
+    assert f"NAME: {', '.join(choices)}\n" in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_answered_with_the_choices(capsys):

@@ -1,7 +1,7 @@
 """The contract of a data set: a class that loads images as uint8 arrays. Data sets never import torch.
 
 class MySet:
-def __init__(self, root: str | None = None): ...
+def __init__(self, root: str | None = None): ...   # train_size is taken care of, unless the class asks for it
 def fingerprint(self) -> str: ...      # of the content; cheap: no decoding where it can be helped
 def load(self) -> Data: ...            # verified; raises DataError
 """

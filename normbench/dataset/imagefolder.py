@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normbench.dataset import Data, DataError, cache_folder, fingerprint_of
+from normbench.dataset._install import alone
 
 __all__ = ["ImageFolder"]
 
@@ -84,7 +84,7 @@ class ImageFolder:
         """
         data = self._load_cache()
         if data is None:
-            with _alone(self._cache.with_suffix(".lock")):  # a second process waits, and finds the first one's
+            with alone(self._cache.with_suffix(".lock")):  # a second process waits, and finds the first one's
                 data = self._load_cache()
                 if data is None:
                     if self._cache.exists():
@@ -205,19 +205,3 @@ def _list(root: Path, split: str) -> tuple[tuple[str, ...], list[_Picture]]:
             facts = entry.stat()
             pictures.append(_Picture(f"{split}/{name}/{entry.name}", label, facts.st_size, facts.st_mtime_ns))
     return classes, pictures
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time, where a lock file can be written; the kernel drops it when its process ends."""
-    import fcntl
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115 - closed below
-    except OSError:
-        yield  # nothing can be kept there either: `_keep` says so
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
