@@ -1,1 +1,1 @@
-"""The contract of a loss: a callable (logits (N, K), labels (N,)) -> the mean loss of the batch, a scalar tensor."""
+"""The contract of a loss: an nn.Module (logits (N, K), labels (N,)) -> the mean loss of the batch, a scalar tensor."""

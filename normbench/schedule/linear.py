@@ -1,0 +1,39 @@
+"""Linear decay."""
+
+from collections.abc import Sequence
+
+from normbench.schedule import Row, Schedule, require
+
+__all__ = ["Linear"]
+
+
+class Linear(Schedule):
+    """1 - (1 - final_factor) p, p the share of the steps after the warm-up.
+
+    Args:
+        steps_per_epoch: to turn epochs into steps.
+        warmup_epochs: length of the linear warm-up, >= 0.
+        scales: what the factor multiplies: lr, weight_decay, momentum.
+        final_factor: the factor at the end, in [0, 1].
+
+    Raises:
+        ValueError: warmup_epochs, scales or final_factor can't be.
+
+    Source:
+        Defazio et al. 2023, arXiv 2310.07831, who find it the best of many; with a warm-up: Devlin et al. 2018,
+        arXiv 1810.04805, appendix A.2.
+    """
+
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        warmup_epochs: float = 0.0,
+        scales: Sequence[str] = ("lr",),
+        final_factor: float = 0.0,
+    ):
+        super().__init__(steps_per_epoch, warmup_epochs, scales)
+        require("final_factor", final_factor, 0 <= final_factor <= 1, "in [0, 1]", "0")
+        self.final_factor = final_factor
+
+    def decay(self, step: int, steps: int, history: Sequence[Row]) -> float:
+        return 1 - (1 - self.final_factor) * (step / steps)
