@@ -11,7 +11,7 @@ from torch import Tensor
 class Augment:
     """Base class; it changes nothing."""
 
-    keeps_rows = True  # every row stays where it is: what images with padding need (normbench.dataset.Data: masked)
+    keeps_rows = True  # a channel of whole rows, black or white, stays so: where images have padding it is their mask
 
     def draw(self, generator: torch.Generator, count: int) -> Tensor | None:
         """Random numbers for an epoch of `count` images: (count, ...) on the CPU, or None if nothing is drawn."""

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 class Preprocess(nn.Module):
     """Base class; nothing to fit."""
 
+    once = False  # dear to apply: where images stay as they are, each is transformed once and its floats are kept
+    version: int | None = None  # dear to fit: fits are kept in the user's cache; raised when fit measures otherwise
+    mixes_pixels = False  # a number for the network depends on several pixels: images with padding can't have that
+
     def fit(self, images: Tensor) -> None:
         """Measure what is needed on the training split's images, uint8 (N, C, H, W)."""
 
