@@ -1,22 +1,20 @@
 """Clipping by the norm of the whole gradient."""
 
-import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from torch.nn import Parameter
 
-from normbench.clip import gradients, total_norm
+from normbench.clip import Clip, Clipped, check_bound, gradients, total_norm
 
 __all__ = ["ClipNorm"]
 
 
-class ClipNorm:
+class ClipNorm(Clip):
     """Scale all gradients by c / ||g|| where ||g|| > c; below the bound they keep every bit.
 
-    ||g|| is the L2 norm over all parameters together. (torch's clip_grad_norm_ multiplies by
-    min(1, c / (||g|| + 1e-6)), which also changes gradients just below the bound.)
+    ||g|| is the L2 norm over all parameters together: the size, and the one unit. (torch's clip_grad_norm_
+    multiplies by min(1, c / (||g|| + 1e-6)), which also changes gradients just below the bound.)
 
     Args:
         max_norm: the bound c, in units of the gradient; > 0.
@@ -29,14 +27,11 @@ class ClipNorm:
     """
 
     def __init__(self, max_norm: float = 1.0):
-        if not (max_norm > 0 and math.isfinite(max_norm)):
-            raise ValueError(f"max_norm must be a number > 0, got {max_norm}; try clip.max_norm=1, or clip=none")
-        self.max_norm = max_norm
+        self.max_norm = check_bound("max_norm", max_norm, 1)
 
-    def __call__(self, parameters: Sequence[Parameter]) -> tuple[Tensor, Tensor]:
+    def __call__(self, parameters: Sequence[Parameter]) -> Clipped:
         grads = gradients(parameters)
         norm = total_norm(grads)
-        acted = norm > self.max_norm
         # a factor of exactly 1 keeps every bit, so no branch has to wait for the device
         torch._foreach_mul_(grads, (self.max_norm / norm).clamp_max(1.0))  # pyright: ignore[reportPrivateImportUsage]
-        return norm, acted
+        return Clipped(norm, norm, norm > self.max_norm)

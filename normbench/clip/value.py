@@ -1,19 +1,17 @@
 """Clipping entry by entry."""
 
-import math
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_value_, get_total_norm
 
-from normbench.clip import gradients, total_norm
+from normbench.clip import Clip, Clipped, check_bound, gradients, total_norm
 
 __all__ = ["ClipValue"]
 
 
-class ClipValue:
-    """Clamp every entry of the gradients to [-c, c].
+class ClipValue(Clip):
+    """Clamp every entry of the gradients to [-c, c]. Size: the largest |entry|; a unit is an entry.
 
     Args:
         max_value: the bound c, in units of the gradient; > 0.
@@ -26,13 +24,12 @@ class ClipValue:
     """
 
     def __init__(self, max_value: float = 0.1):
-        if not (max_value > 0 and math.isfinite(max_value)):
-            raise ValueError(f"max_value must be a number > 0, got {max_value}; try clip.max_value=0.1, or clip=none")
-        self.max_value = max_value
+        self.max_value = check_bound("max_value", max_value, 0.1)
 
-    def __call__(self, parameters: Sequence[Parameter]) -> tuple[Tensor, Tensor]:
+    def __call__(self, parameters: Sequence[Parameter]) -> Clipped:
         grads = gradients(parameters)
         norm = total_norm(grads)
-        acted = get_total_norm(grads, norm_type=math.inf) > self.max_value
-        clip_grad_value_(parameters, self.max_value)
-        return norm, acted
+        entries = torch.cat([grad.flatten() for grad in grads]).abs_()
+        torch._foreach_clamp_min_(grads, -self.max_value)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_clamp_max_(grads, self.max_value)  # pyright: ignore[reportPrivateImportUsage]
+        return Clipped(norm, entries.max(), (entries > self.max_value).float().mean())
