@@ -170,8 +170,8 @@ def in_words(error: Exception) -> str:
     options = getattr(error, "options", None)
     if options:  # norm=foo
         group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        near = get_close_matches(name, options, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        near = sorted(get_close_matches(name, options, 2))
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         return f"no {group}={name}{hint}; choose one of: {', '.join(sorted(options))}"
     text = str(error)
     sweep = re.search(r"Ambiguous value for argument '(.*?)'", text)

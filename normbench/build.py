@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from normbench import streams
 from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
-from normbench.parts import arguments_of, impossible, in_words, maker_of, offered, part
+from normbench.parts import OURS, arguments_of, impossible, in_words, maker_of, offered, part
 from normbench.resident import Resident, resident
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from normbench.norm import Norm
+    from normbench.prepared import Inputs
     from normbench.preprocess import Preprocess
 
 
@@ -46,25 +47,76 @@ def normalization(settings: Mapping[str, Any]) -> "Norm":
 
 
 def fitting(config: RunConfig, masked: bool) -> "Preprocess":
-    """The preprocessing, to be fitted; for a masked data set it leaves out what is padding."""
+    """The preprocessing, to be fitted; for a masked data set it leaves out what is padding.
+
+    Raises:
+        ConfigError: settings that its class refuses.
+        normbench.norm.Impossible: it mixes the pixels of an image, and the data set is masked.
+    """
+    from normbench.norm import Impossible
     from normbench.preprocess import Masked
 
     preprocess = part("preprocess", config.preprocess)
+    if masked and getattr(preprocess, "mixes_pixels", False):
+        raise Impossible(
+            f"preprocess={config.preprocess['name']} mixes all pixels of an image, and those of "
+            f"dataset={config.dataset['name']} end after different rows: they have no common covariance; "
+            "try preprocess=standardize"
+        )
     return Masked(preprocess) if masked else preprocess
 
 
-def optimizer(settings: Mapping[str, Any], model: "nn.Module") -> "torch.optim.Optimizer":
-    """The optimizer over all parameters, with torch's fused kernels where its class has them."""
-    signature = inspect.signature(maker_of("optimizer", settings["_target_"]))
-    fused = {"fused": True} if "fused" in signature.parameters and "fused" not in settings else {}
-    return part("optimizer", settings, list(model.parameters()), **fused)
+def optimizer(
+    settings: Mapping[str, Any],
+    model: "nn.Module",
+    head: "nn.Module | None" = None,
+    norm_layers: "Iterable[nn.Module]" = (),
+) -> "torch.optim.Optimizer":
+    """The optimizer over all parameters, with torch's fused kernels where its class has them.
+
+    Raises:
+        ConfigError: a setting that its class does not know, or a class that can't be stepped.
+    """
+    from normbench.optimizer import matrices, norms_and_biases
+
+    maker = maker_of("optimizer", settings["_target_"])
+    takes = inspect.signature(maker).parameters
+    runtime: dict[str, Any] = {"matrices": matrices(model, head)} if "matrices" in takes else {}
+    if "fused" in takes and "fused" not in settings:
+        runtime["fused"] = True
+    parameters: list[Any] = list(model.parameters())
+    if not settings.get("decay_norm_and_bias", True):
+        if "weight_decay" not in settings:
+            raise ConfigError("optimizer.decay_norm_and_bias=false needs optimizer.weight_decay, which is not given")
+        spared = set(norms_and_biases(model, norm_layers))
+        kinds = [p for p in parameters if p not in spared], [p for p in parameters if p in spared]
+        parameters = [
+            {"params": kind} | more for kind, more in zip(kinds, ({}, {"weight_decay": 0.0}), strict=True) if kind
+        ]
+    made = part("optimizer", settings, parameters, **runtime)
+    _check_optimizer(made, settings, takes)
+    return made
+
+
+def _check_optimizer(made: Any, settings: Mapping[str, Any], takes: Mapping[str, inspect.Parameter]) -> None:
+    """Raise ConfigError for what would fail, or pass unnoticed, in training."""
+    words = f"optimizer={settings['name']} ({settings['_target_']})"
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"{words} calls the loss several times a step, which normbench does not do; try optimizer=adam"
+        )
+    kept = {*takes, *getattr(made, "defaults", {}), *vars(made)}
+    for key in settings.keys() - {"name", "_target_", *OURS["optimizer"]} - kept:  # it vanished in **kwargs
+        raise ConfigError(f"unknown key optimizer.{key}: {words} takes it and does nothing with it; ~optimizer.{key}")
 
 
 @dataclass
 class Assembled:
-    """A model, the layers in it that the norm made, and how many BatchNorm layers of its own were swapped for them."""
+    """A model, its last layer, the layers that the norm made, and how many BatchNorm layers were swapped for them."""
 
     model: "nn.Module"
+    head: "nn.Module | None"
     norm_layers: "list[nn.Module]"
     swapped: int
 
@@ -92,7 +144,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     import torch
     from torch.nn.parameter import is_lazy
 
-    from normbench.model import Model, swap_batch_norm
+    from normbench.model import Model, head_of, swap_batch_norm
     from normbench.norm import Impossible, Norm
 
     words = f"model={config.model['name']} with norm={config.norm['name']}"
@@ -139,7 +191,26 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
             f"model={config.model['name']} can't take images whose rows end early, as those of "
             f"dataset={config.dataset['name']}; try model=rnn"
         )
-    return Assembled(model, recorder.layers, swapped)
+    return Assembled(model, head_of(model, x), recorder.layers, swapped)
+
+
+def _assemble_on(config: RunConfig, norm: "Norm", preprocess: "nn.Module", data: Resident) -> Assembled:
+    """`assemble` on the data's images; a model that takes pictures, and not vectors of pca, is Impossible."""
+    from normbench.norm import Impossible
+    from normbench.preprocess.scale import Scale
+
+    images, num_classes = data.sample(), len(data.classes)
+    try:
+        return assemble(config, norm, preprocess, images, num_classes)
+    except ConfigError:
+        made = preprocess(images.cpu())
+        if made.dim() != 2:
+            raise
+    assemble(config, norm, Scale(), images, num_classes)  # raises again what is not because of the vectors
+    raise Impossible(
+        f"preprocess={config.preprocess['name']} makes vectors of {made.shape[1]:,} numbers, "
+        f"model={config.model['name']} needs pictures; try model=mlp or preprocess=zca"
+    )
 
 
 @contextlib.contextmanager
@@ -204,6 +275,29 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def _head_for(settings: Mapping[str, Any], head: "nn.Module | None") -> dict[str, Any]:
+    """The last layer's parameters, for a clipping rule that takes them."""
+    return offered("clip", settings, {"head": list(head.parameters()) if head is not None else []})
+
+
+def _refuse_others(group: str, settings: Mapping[str, Any], made: object, method: str) -> None:
+    if not callable(made) or not hasattr(made, method):
+        raise ConfigError(
+            f"{group}={settings['name']} ({settings['_target_']}) must be a class that inherits from "
+            f"normbench.{group}.{group.capitalize()}"
+        )
+
+
+def _check_scales(config: RunConfig, made: "torch.optim.Optimizer") -> None:
+    """Raise ConfigError if the schedule is to scale what the optimizer has not, or has as 0."""
+    for name in config.schedule.get("scales", ()):
+        if not any(group.get(name) or (name == "momentum" and "betas" in group) for group in made.param_groups):
+            optimizer = config.optimizer["name"]
+            raise ConfigError(
+                f"schedule.scales has {name}, and optimizer={optimizer} has none; try schedule.scales=[lr]"
+            )
+
+
 # -------------------------------------------------------------------------------------------------------- run
 
 
@@ -213,9 +307,11 @@ class Built:
 
     config: RunConfig
     device: "torch.device"
+    amp: "torch.dtype | None"  # of the forward pass, where torch's autocast says that it may
     data: Resident
     augment: Any
     preprocess: "Preprocess"
+    inputs: "Inputs"  # the data on their way through the preprocessing
     model: "nn.Module"
     norm: "Norm"
     norm_layers: "list[nn.Module]"
@@ -228,7 +324,7 @@ class Built:
 
     def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The training batches of these steps, augmented and preprocessed: the same for a step, whoever asks."""
-        images, labels = self.data.train
+        images, labels = self.inputs.split("train")
         seed, size, drawn_for = self.config.seed, self.config.batch_size, None
         for step in steps:
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -241,7 +337,7 @@ class Built:
             x = images.index_select(0, order[now])
             if draws is not None:
                 x = self.augment(x, draws[now])
-            yield self.preprocess(x), labels.index_select(0, order[now])
+            yield self.inputs.transform(x), labels.index_select(0, order[now])
 
 
 def build(config: RunConfig) -> Built:
@@ -250,22 +346,33 @@ def build(config: RunConfig) -> Built:
     Raises:
         ConfigError, normbench.norm.Impossible, normbench.dataset.DataError.
     """
+    import torch
+
+    from normbench import prepared
+
     device = choose_device(config.device)
+    if config.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("amp=bf16 needs a GPU that computes in bfloat16, this one does not; try amp=none")
     data = resident(config, device)
     steps_per_epoch = len(data.train[1]) // config.batch_size  # the last partial batch is dropped
     if steps_per_epoch == 0:
         raise ConfigError(
             f"batch_size must be at most {len(data.train[1]):,}, the training images of "
-            f"{config.dataset['name']}; got {config.batch_size}; try batch_size=64"
+            f"{config.dataset['name']}; got {config.batch_size}; try batch_size={min(64, len(data.train[1]))}"
         )
     augment = part("augment", config.augment)
     if data.masked and not getattr(augment, "keeps_rows", False):
         raise ConfigError(
-            f"augment={config.augment['name']} moves the rows of images, and in those of "
-            f"dataset={config.dataset['name']} a mask says where each one ends; try augment=none"
+            f"augment={config.augment['name']} changes every channel of an image, and in those of "
+            f"dataset={config.dataset['name']} the last one is a mask that says where it ends; try augment=none"
         )
+    draws = augment.draw(streams.generator(config.seed, "augment", 0), 2)
+    if draws is not None:
+        with _told(f"augment={config.augment['name']}", data.sample()):
+            augment(data.sample(), draws.to(device))
     preprocess = fitting(config, data.masked)
-    preprocess.fit(data.train[0])
+    with _told(f"preprocess={config.preprocess['name']}", data.train[0]):
+        floats = prepared.fit(preprocess, config.preprocess, data.train[0])
     schedule = part("schedule", config.schedule, steps_per_epoch=steps_per_epoch)
     if getattr(schedule, "warmup_steps", 0) >= config.epochs * steps_per_epoch:
         raise ConfigError(
@@ -273,21 +380,28 @@ def build(config: RunConfig) -> Built:
             f"{config.schedule['warmup_epochs']}: the learning rate would never reach its value"
         )
     norm = normalization(config.norm)
-    assembled = assemble(config, norm, preprocess, data.sample(), len(data.classes))
+    assembled = _assemble_on(config, norm, preprocess, data)
     model = assembled.model.to(device)
+    made = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers)
+    _check_scales(config, made)
+    clip = part("clip", config.clip, **_head_for(config.clip, assembled.head))
+    _refuse_others("clip", config.clip, clip, "after_step")
+    _refuse_others("schedule", config.schedule, schedule, "values")
     return Built(
         config=config,
         device=device,
+        amp=torch.bfloat16 if config.amp == "bf16" else None,
         data=data,
         augment=augment,
         preprocess=preprocess.to(device),
+        inputs=prepared.Inputs(data, preprocess, draws is not None, floats),
         model=model,
         norm=norm,
         norm_layers=assembled.norm_layers,
         swapped=assembled.swapped,
         loss_fn=part("loss", config.loss).to(device),
-        optimizer=optimizer(config.optimizer, model),
-        clip=part("clip", config.clip),
+        optimizer=made,
+        clip=clip,
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
     )

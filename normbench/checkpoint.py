@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normbench import build, config, parts, records
+from normbench import build, config, parts, prepared, records
 
 if TYPE_CHECKING:
     from normbench.train import Progress
@@ -104,9 +104,7 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
         how = "normbench.load(folder, trust_code=True)"
         parts.refuse_unknown(settings, ("preprocess", "norm", "model"), folder, how)
     preprocess = build.fitting(settings, content["masked"])
-    for name, value in content["preprocess"].items():
-        owner, _, last = name.rpartition(".")
-        preprocess.get_submodule(owner).register_buffer(last, value)
+    prepared.put(preprocess, content["preprocess"])
     images = torch.full((2, *content["input_shape"]), 255, dtype=torch.uint8)
     network: Any = build.network(settings, preprocess, images, len(content["classes"]))
     network.load_state_dict(content["model"])

@@ -64,6 +64,7 @@ class RunConfig:
     epochs: int = MISSING
     stop_epoch: int | None = MISSING
     batch_size: int = MISSING
+    amp: str = MISSING
     eval: Eval = MISSING
     device: str = MISSING
     threads: int = MISSING
@@ -88,6 +89,7 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "epochs": (lambda v: v >= 1, _WHOLE, "5"),
     "stop_epoch": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1"),
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
+    "amp": (lambda v: v in ("none", "bf16"), "none or bf16", "bf16"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
     "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
     "eval.statistics": (

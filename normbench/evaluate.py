@@ -16,6 +16,7 @@ from normbench.build import Built
 from normbench.config import GROUPS, STATISTICS, ConfigError, from_dict
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 USAGE = """\
@@ -55,14 +56,15 @@ def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = N
     for kind in kinds:
         numbers: Numbers = {}
         with _statistics(kind, built) as by_batch:
-            for name, (images, labels) in (("val", built.data.val), ("test", built.data.test)):
+            for name in ("val", "test"):
+                images, labels = built.inputs.split(name)
                 size = config.eval.batch_size
                 if by_batch:
                     size = batch_size or config.batch_size
                     order = streams.shuffle(config.data_seed, len(labels)).to(labels.device)
                     images, labels = images[order], labels[order]
                 loss, acc = train.evaluate(
-                    model, built.preprocess, built.loss_fn, images, labels, size, by_batch=by_batch
+                    model, built.inputs.transform, built.loss_fn, images, labels, size, by_batch=by_batch, amp=built.amp
                 )
                 numbers |= {f"{name}_loss": records.finite_or_none(loss), f"{name}_acc": acc}
         found[kind] = numbers
@@ -78,7 +80,7 @@ def _statistics(kind: str, built: Built) -> "Iterator[Sequence[nn.Module]]":
         if kind == "population":
             last = built.config.epochs * built.steps_per_epoch
             batches = built.batches(range(last, last + built.steps_per_epoch))
-            recalibrate(built.model, (x for x, _ in batches))
+            recalibrate(built.model, (x for x, _ in batches), built.amp)
         if kind == "batch":
             for layer in layers:
                 layer.momentum = 0.0  # type: ignore[assignment] - what it sees changes no running average
@@ -108,7 +110,7 @@ def _put(layer: "nn.Module", buffers: "dict[str, Tensor]") -> None:
         buffer.copy_(buffers[name])
 
 
-def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
+def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]", amp: "torch.dtype | None" = None) -> None:
     """Give every running statistic the mean of its values over the batches, in place.
 
     All layers but those with statistics are in evaluation mode, and one that corrects the batch's statistics by the
@@ -117,6 +119,8 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
     batches' means, and m/(m-1) times the mean of their variances.
     """
     import torch
+
+    from normbench.train import autocast
 
     layers = with_statistics(model)
     before = [_buffers(layer) for layer in layers]
@@ -133,7 +137,8 @@ def recalibrate(model: "nn.Module", batches: "Iterable[Tensor]") -> None:
         for x in batches:
             for layer, buffers in zip(layers, before, strict=True):  # some use the running ones where a batch is small
                 _put(layer, buffers)
-            model(x)
+            with autocast(x, amp):
+                model(x)
             count += 1
             for layer, total in zip(layers, sums, strict=True):
                 for name, buffer in _running(layer).items():

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATES = ("running", "complete", "paused", "diverged", "failed", "interrupted", "skipped")
 DONE = ("complete", "diverged")  # nothing is left to train
 METRICS = (
     "step", "examples", "epoch", "train_s", "lr", "train_loss", "train_acc", "train_eval_loss", "train_eval_acc",
-    "val_loss", "val_acc", "grad_norm_mean", "grad_norm_max", "clip_frac",
+    "val_loss", "val_acc", "grad_norm_mean", "grad_norm_max", "clip_frac", "clip_share", "clip_size_mean",
 )  # fmt: skip
 COUNTS = ("step", "examples")  # whole numbers; every other column is a float, empty where it was not measured
 HEAD = (

@@ -175,8 +175,9 @@ class Attempt:
         from normbench.train import train
 
         built = self.built
+        images, _ = built.inputs.split("train")  # now, if it is transformed: outside the clock
         if not self.progress.rows:
-            built.norm.start(built.model, built.preprocess(built.data.train[0][: self.config.batch_size]))
+            built.norm.start(built.model, built.inputs.transform(images[: self.config.batch_size]))
         return train(
             built.model,
             self.batches(bar),
@@ -189,6 +190,7 @@ class Attempt:
             total_steps=self.total_steps,
             steps_per_epoch=built.steps_per_epoch,
             eval_every=self.eval_every,
+            amp=built.amp,
         )
 
     def batches(self, bar: bool) -> Iterator[tuple]:
@@ -210,15 +212,15 @@ class Attempt:
                 return
 
     def measure(self) -> dict[str, float]:
-        train_loss, train_acc = self.evaluate(self.built.data.train_eval)
-        val_loss, val_acc = self.evaluate(self.built.data.val)
+        train_loss, train_acc = self.evaluate(self.built.inputs.split("train_eval"))
+        val_loss, val_acc = self.evaluate(self.built.inputs.split("val"))
         return {"train_eval_loss": train_loss, "train_eval_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
 
     def evaluate(self, part: tuple) -> tuple[float, float]:
         from normbench import train
 
         built, size = self.built, self.config.eval.batch_size
-        return train.evaluate(built.model, built.preprocess, built.loss_fn, *part, batch_size=size)
+        return train.evaluate(built.model, built.inputs.transform, built.loss_fn, *part, batch_size=size, amp=built.amp)
 
     def finish(self) -> Outcome:
         progress = self.progress

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from normbench import cli, records
+from normbench.config import GROUPS
 
 FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 
@@ -43,7 +44,7 @@ def test_train_ends_with_the_accuracy_the_folder_and_what_to_do_next(normbench, 
 REFUSED = {
     "norm=foo": "no norm=foo; choose one of: bn, ",
     "norm=off": "no norm=off",
-    "optimizer=adma": "did you mean adam?",
+    "optimizer=adma": "did you mean adam or adamax?",
     "optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
     "+lrr=0.1": "unknown key lrr",
     "++optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
@@ -61,6 +62,11 @@ REFUSED = {
     "seed=true": "seed must be a whole number",
     "batch_size=0": "batch_size must be a whole number >= 1, got 0",
     "batch_size=999999": "batch_size must be at most 9,000, the training images of fashion_mini; got 999999",
+    "schedule.scales=[lr,weight_decay]": "schedule.scales has weight_decay, and optimizer=adam has none",
+    "optimizer=sgd schedule.scales=[momentum]": "schedule.scales has momentum, and optimizer=sgd has none",
+    "schedule.scales=[rate]": "scales must be a list out of lr, weight_decay, momentum",
+    "amp=fp16": "amp must be none or bf16, got 'fp16'; try amp=bf16",
+    "optimizer=sgd optimizer._target_=torch.optim.LBFGS ~optimizer.weight_decay": "LBFGS) calls the loss several times",
     "batch_size=1": "norm=bn needs at least 2 values per channel",
     "clip=norm clip.max_norm=-1": "max_norm must be a number > 0, got -1",
     "device=cuda:99": "there is no such CUDA device here; try device=cpu",
@@ -161,6 +167,12 @@ def test_help_version_list_and_status(normbench, tmp_path):
     listed = normbench("list", "norm").stdout
     assert re.search(r"^  none +no normalization: the baseline$", listed, re.M)
     assert "[default]" in listed
+    assert set(re.findall(r"^\w+", normbench("list").stdout, re.M)) == {*GROUPS, "experiment"}
+    assert re.search(r"^  resnet20_cifar10 ResNet-20", normbench("list", "experiment").stdout, re.M)
+    (tmp_path / "mine/norm").mkdir(parents=True)
+    (tmp_path / "mine/norm/odd.yaml").write_text("# an odd one\n_target_: torch.nn.Identity\n")
+    assert re.search(r"^  odd +an odd one  \[yours\]$", normbench("list", "norm", "--config-dir", "mine").stdout, re.M)
+    assert normbench("list", "--config-dir", "nowhere").returncode == 2
     normbench("train", *FAST)
     assert normbench("status").stdout == "results: 1 run: 1 complete\n"
 

@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from normbench.parts import OURS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOT_PARTS = {"experiment", "claim", "hydra", "__pycache__"}  # folders of conf/ that hold no classes
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name not in NOT_PARTS)
 YAMLS = [path for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 MODULES = sorted((ROOT / "normbench").rglob("*.py"))
-RUNTIME = {"model": {"norm", "input_shape", "num_classes"}, "schedule": {"steps_per_epoch"}}  # only build.py knows
+RUNTIME = {  # what only build.py knows
+    "model": {"norm", "input_shape", "num_classes"},
+    "optimizer": {"params", "matrices"},
+    "clip": {"head"},
+    "schedule": {"steps_per_epoch"},
+}
 MISSING = "???"
 
 # ------------------------------------------------------------------------------------------------------- YAML and class
@@ -33,6 +40,11 @@ def read(path):
 def target_of(path):
     module, _, name = read(path)["_target_"].rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def ours_in(path):
+    """Keys of a choice that are no arguments of its class, unless it asks for them."""
+    return set(OURS.get(path.parent.name, ())) - parameters(target_of(path)).keys()
 
 
 def each_yaml(package=""):
@@ -98,7 +110,7 @@ def test_our_class_lives_where_its_name_says_alone(path):
 
 @each_yaml("normbench.")
 def test_our_class_and_its_yaml_have_the_same_keys_and_defaults(path):
-    given = {key: value for key, value in read(path).items() if key not in ("name", "_target_")}
+    given = {key: value for key, value in read(path).items() if key not in ("name", "_target_", *ours_in(path))}
     runtime = set(RUNTIME.get(path.parent.name, ()))
     runtime |= {"name"}  # given to a class that asks for it
     known = {name: value for name, value in parameters(target_of(path)).items() if name not in runtime}
@@ -113,7 +125,7 @@ def test_a_torch_class_keeps_its_defaults(path):
     settings = read(path)
     siblings = [read(p) for p in path.parent.glob("*.yaml") if read(p)["_target_"] == settings["_target_"]]
     known = parameters(target_of(path))
-    for key in settings.keys() - {"name", "_target_"}:
+    for key in settings.keys() - {"name", "_target_", *ours_in(path)}:
         assert key in known, f"{settings['_target_']} has no {key}"
         telling = any(other.get(key, known[key]) == known[key] for other in siblings)
         if key != "lr" and known[key] != MISSING and not telling:
@@ -181,8 +193,10 @@ def test_a_part_knows_nothing_but_its_contract(path):
     assert not packages(modules) & {"hydra", "omegaconf"}
 
 
-def test_the_loop_imports_torch_and_the_standard_library():
-    assert packages(imported(ROOT / "normbench/train.py")) <= {"torch", *sys.stdlib_module_names}
+def test_the_loop_imports_torch_the_standard_library_and_two_contracts():
+    modules = imported(ROOT / "normbench/train.py")
+    assert packages(modules) <= {"torch", "normbench", *sys.stdlib_module_names}
+    assert ours(modules) == {"normbench.clip", "normbench.schedule"}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_file_and_folder_are_flushed_to_the_disk_in_the_right_order(tmp_path, mo
 
 
 def record(**values):
-    good = {"state": "complete", "format_version": 1, "files": {"metrics.csv": ""}}
+    good = {"state": "complete", "format_version": records.FORMAT_VERSION, "files": {"metrics.csv": ""}}
     words = {**dict.fromkeys(records.WORDS, "x"), "seed": 0, "config": {}}
     return {**dict.fromkeys(records.HEAD), **words, **good, **values}
 
@@ -126,9 +126,9 @@ def record(**values):
         ("[]", "must hold an object"),
         ('{"a": NaN}', "not a number of JSON"),
         (json.dumps(record(format_version=999)), "written by a newer normbench"),
-        (json.dumps(record(format_version="abc")), "format_version must be 1"),
-        (json.dumps({"format_version": 1}), "no run_id"),
-        (json.dumps(record(format_version=True)), "format_version must be 1"),
+        (json.dumps(record(format_version="abc")), f"format_version must be {records.FORMAT_VERSION}"),
+        (json.dumps({"format_version": records.FORMAT_VERSION}), "no run_id"),
+        (json.dumps(record(format_version=True)), f"format_version must be {records.FORMAT_VERSION}"),
         (json.dumps(record(state="done")), "state is 'done'"),
         (json.dumps(record(files=None)), "files is "),
         (json.dumps(record(files={"a": 1})), "files is "),

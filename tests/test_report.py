@@ -46,18 +46,19 @@ def config(**changes):
     return full
 
 
-def metrics_rows(steps, accuracies, losses):
+def metrics_rows(steps, accuracies, losses, clip_frac=None):
     rows = []
     for number, (step, acc, loss) in enumerate(zip(steps, accuracies, losses, strict=True)):
         row = dict.fromkeys(records.METRICS)
         row |= {"step": step, "examples": step * 64, "epoch": number * 1.0, "train_s": step * 0.01, "lr": 0.001}
         row |= {"val_loss": loss, "val_acc": acc, "train_eval_loss": loss}
-        rows.append(row if number == 0 else row | {"train_loss": loss, "train_acc": acc, "grad_norm_mean": 1.0})
+        told = {"train_loss": loss, "train_acc": acc, "grad_norm_mean": 1.0, "clip_size_mean": 1.5}
+        rows.append(row if number == 0 else row | told | {"clip_frac": clip_frac})
     return rows
 
 
 def write_run(root, *, steps=(0, 100, 200), accuracies=(0.1, 0.7, 0.8), losses=(2.3, 0.9, 0.6), state="complete",
-              test_acc=None, train_s=2.0, top=None, **changes):  # fmt: skip
+              test_acc=None, train_s=2.0, top=None, clip_frac=None, **changes):  # fmt: skip
     """A run folder as `normbench train` leaves it, with the numbers that a test wants."""
     made = config(**changes)
     words = {key: made[key]["name"] for key in ("model", "norm", "optimizer", "clip", "dataset")}
@@ -65,7 +66,7 @@ def write_run(root, *, steps=(0, 100, 200), accuracies=(0.1, 0.7, 0.8), losses=(
     run_id = f"{words['model']}-{words['norm']}-{words['optimizer']}-s{made['seed']}-{identity}"
     folder = root / run_id
     folder.mkdir(parents=True)
-    data = records.metrics_csv(metrics_rows(steps, accuracies, losses))
+    data = records.metrics_csv(metrics_rows(steps, accuracies, losses, clip_frac))
     done = state == "complete"
     record = {
         "run_id": run_id, "name": made["name"], "state": state, **words, "seed": made["seed"],
@@ -131,6 +132,20 @@ def test_numbers_worked_by_hand(tmp_path):
     assert "| 0.80 ± 0.02 |" in markdown
     assert "| 0.87 ± 0.01 |" in markdown
     assert markdown in files["report.md"].decode()
+
+
+def test_a_clipping_rule_that_never_acted_is_told(tmp_path):
+    """In no step of no run of its setting; of norm=none it acted in one run, of clip=value in all."""
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, norm="bn", clip="norm", clip_frac=0.0)
+        write_run(tmp_path, seed=seed, norm="none", clip="norm", clip_frac=0.5 * seed)
+        write_run(tmp_path, seed=seed, norm="bn", clip="value", clip_frac=1.0)
+        write_run(tmp_path, seed=seed, norm="bn", clip_frac=0.0)
+    said = [line for line in report(tmp_path)["report.md"].decode().splitlines() if "never acted" in line]
+    assert said == [
+        "- clip=norm never acted in the 2 runs of norm=bn, optimizer=adam: this equals clip=none. "
+        "What it holds against its bound was 1.5 on average."
+    ]
 
 
 def test_one_run_has_a_mean_and_no_sd(tmp_path):
@@ -257,7 +272,7 @@ def break_all(root):
     (run("missing", "metrics.csv is missing") / "metrics.csv").unlink()
     run("newer", "run.json was written by a newer normbench (format_version 999): upgrade",
         top={"format_version": 999})  # fmt: skip
-    run("text", "format_version must be 1, it is 'abc'", top={"format_version": "abc"})
+    run("text", f"format_version must be {records.FORMAT_VERSION}, it is 'abc'", top={"format_version": "abc"})
     run("interrupted", "after step 200 of 200", state="running")
     run("failed", "out of memory", state="failed", top={"reason": "out of memory"})
     run("skipped", "needs a picture | shape", state="skipped", top={"reason": "needs a picture | shape"})

@@ -197,7 +197,8 @@ def test_a_folder_of_another_config_is_refused(config, reference):
 
 
 def test_a_folder_of_a_newer_normbench_is_not_touched(config, reference):
-    text = (reference / "run.json").read_text().replace('"format_version": 1', '"format_version": 2')
+    now, next_ = (f'"format_version": {n}' for n in (records.FORMAT_VERSION, records.FORMAT_VERSION + 1))
+    text = (reference / "run.json").read_text().replace(now, next_)
     (reference / "run.json").write_text(text)
     with pytest.raises(ConfigError, match="written by a newer normbench"):
         quiet(config("name=reference"))

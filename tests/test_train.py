@@ -11,12 +11,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normbench import records
+from normbench.clip import Clip, Clipped
 from normbench.clip.none import NoClip
 from normbench.clip.norm import ClipNorm
+from normbench.clip.update import ClipUpdate
+from normbench.schedule import Schedule
 from normbench.train import Progress, evaluate, train
 
 BATCH = 8
-EMPTY = ("train_loss", "train_acc", "grad_norm_mean", "grad_norm_max", "clip_frac")
+EMPTY = ("train_loss", "train_acc", "grad_norm_mean", "grad_norm_max", "clip_frac", "clip_share", "clip_size_mean")
 MEASURED = {"train_eval_loss": 1.5, "train_eval_acc": 0.25, "val_loss": 2.5, "val_acc": 0.125}
 
 
@@ -61,14 +64,39 @@ class Spy:
         return loss
 
 
-class Norms:
-    """A clipping rule that only reports what it is told to."""
+class Norms(Clip):
+    """A clipping rule that only reports what it is told to: norms before the step, the others after it."""
 
-    def __init__(self, norms, acted):
-        self.norms, self.acted = iter(norms), iter(acted)
+    def __init__(self, norms, shares, sizes=None):
+        self.norms, self.shares, self.sizes = iter(norms), iter(shares), iter(sizes or norms)
 
     def __call__(self, parameters):
-        return torch.tensor(next(self.norms)), torch.tensor(next(self.acted))
+        return Clipped(torch.tensor(next(self.norms)), torch.tensor(math.nan), torch.tensor(math.nan))
+
+    def after_step(self, optimizer, clipped):
+        return clipped._replace(size=torch.tensor(next(self.sizes)), share=torch.tensor(next(self.shares)))
+
+
+class Spied(NoClip):
+    """No clipping, but `look` is called with the parameters, gradients and all."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def __call__(self, parameters):
+        self.look(parameters)
+        return super().__call__(parameters)
+
+
+class By(Schedule):
+    """The schedule whose factor is a function of (step, total_steps, history)."""
+
+    def __init__(self, factor, **settings):
+        super().__init__(steps_per_epoch=4, **settings)
+        self.factor = factor
+
+    def __call__(self, step, total_steps, history=()):
+        return self.factor(step, total_steps, history)
 
 
 def constant(step, total_steps, history=()):
@@ -86,7 +114,7 @@ def started(model, batches, *, total=None, loss_fn=None, clip=None, schedule=con
         loss_fn or nn.CrossEntropyLoss(),
         optimizer,
         clip or NoClip(),
-        schedule,
+        schedule if isinstance(schedule, Schedule) else By(schedule),
         measure or (lambda: dict(MEASURED)),
         progress,
         **arguments,
@@ -157,8 +185,11 @@ def test_train_loss_and_train_acc_are_means_since_the_last_row():
 
 def test_gradient_norms_and_the_share_of_clipped_steps():
     norms = [1.0, 2.0, 5.0, 4.0, 8.0, 1.0, 1.0, 2.0, 0.25, 0.75]
-    acted = [False, True, True, True, False, False, True, False, True, True]
-    rows, _ = run(linear(), batches_of(10), clip=Norms(norms, acted))
+    shares = [0.0, 0.5, 1.0, 0.25, 0.0, 0.0, 0.5, 0.0, 1.0, 0.5]
+    sizes = [1.0, 2.0, 3.0, 6.0, 1.0, 1.0, 1.0, 3.0, 2.0, 4.0]
+    rows, _ = run(linear(), batches_of(10), clip=Norms(norms, shares, sizes))
+    assert [row["clip_share"] for row in rows] == [None, 1.75 / 4, 0.5 / 4, 0.75]
+    assert [row["clip_size_mean"] for row in rows] == [None, 3.0, 1.5, 3.0]
     assert [row["grad_norm_mean"] for row in rows] == [None, 3.0, 3.0, 0.5]
     assert [row["grad_norm_max"] for row in rows] == [None, 5.0, 8.0, 0.75]
     assert [row["clip_frac"] for row in rows] == [None, 0.75, 0.25, 1.0]
@@ -218,6 +249,104 @@ def test_the_learning_rate_is_base_times_schedule_for_each_group():
     assert [row["lr"] for row in rows] == pytest.approx([0.2 * factors[0], 0.2 * factors[3], 0.2 * factors[7]])
 
 
+def test_a_schedule_may_move_weight_decay_and_momentum():
+    """Of each group its own; Adam's momentum is beta1. What it does not name stays."""
+    model, used = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), []
+    adam = torch.optim.Adam(
+        [{"params": model[0].parameters()}, {"params": model[1].parameters(), "weight_decay": 0.0}],
+        lr=0.1, betas=(0.8, 0.9), weight_decay=0.5,
+    )  # fmt: skip
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.6)
+    for optimizer in (adam, sgd):
+        optimizer.register_step_pre_hook(lambda o, *_: used.append([dict(group) for group in o.param_groups]))
+        schedule = By(lambda step, total, _: 1 / (1 + step), scales=("weight_decay", "momentum"))
+        rows, _ = run(model, batches_of(4), optimizer=optimizer, schedule=schedule)
+        assert [row["lr"] for row in rows] == [0.1, 0.1]
+    for step in range(4):
+        first, second = used[step]
+        assert (first["weight_decay"], second["weight_decay"]) == (0.5 / (1 + step), 0)
+        assert first["betas"] == second["betas"] == (0.8 / (1 + step), 0.9)
+        assert "momentum" not in first
+        assert used[4 + step][0]["momentum"] == 0.6 / (1 + step)
+
+
+def test_an_optimizer_with_two_modes_is_switched_around_every_evaluation():
+    """In training mode for the steps, in evaluation mode for all else; it ends there, and a pause leaves it."""
+    seen = []
+
+    class Modes(torch.optim.SGD):
+        def train(self):
+            seen.append("train")
+
+        def eval(self):
+            seen.append("eval")
+
+        def step(self, closure=None):
+            seen.append("step")
+            return super().step(closure)
+
+    def measure():
+        seen.append("measure")
+        return dict(MEASURED)
+
+    model = linear()
+    run(model, batches_of(3), optimizer=Modes(model.parameters(), lr=0.1), measure=measure, total=4, eval_every=2)
+    assert seen == ["measure", "train", "step", "step", "eval", "measure", "train", "step"]
+    seen.clear()
+    run(model, batches_of(2), optimizer=Modes(model.parameters(), lr=0.1), measure=measure, eval_every=2)
+    assert seen == ["measure", "train", "step", "step", "eval", "measure"]
+
+
+def test_under_amp_the_forward_pass_alone_is_in_half_precision():
+    """The same as torch's own recipe, written out; the weights, their gradients and the loss stay float32."""
+    types, losses = set(), []
+    model, plain = noisy(), noisy()
+    model[0].register_forward_hook(lambda _, inputs, output: types.add((inputs[0].dtype, output.dtype)))
+
+    def loss_fn(logits, y):
+        losses.append(logits.dtype)
+        return nn.functional.cross_entropy(logits, y)
+
+    batches = batches_of(4)
+    torch.manual_seed(1)
+    rows, _ = run(model, batches, loss_fn=loss_fn, amp=torch.bfloat16)
+    assert types == {(torch.float32, torch.bfloat16)}
+    assert set(losses) == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert model[1].running_var.dtype == torch.float32
+
+    torch.manual_seed(1)
+    optimizer, found = torch.optim.SGD(plain.parameters(), lr=0.1), []
+    plain.train()
+    for x, y in batches:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = plain(x)
+        loss = nn.functional.cross_entropy(logits.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert rows[1]["train_loss"] == pytest.approx(np.mean(found), rel=1e-6)
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_amp_evaluates_as_it_trains():
+    model = noisy()
+    (images, labels), *_ = batches_of(1)
+    to_the_network = nn.Linear(4, 4)  # a preprocessing is not under autocast, in training neither
+    seen = []
+    to_the_network.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    evaluate(model, to_the_network, nn.CrossEntropyLoss(), images, labels, 8, amp=torch.bfloat16)
+    assert seen == [torch.float32]
+    loss, _ = evaluate(model, nn.Identity(), nn.CrossEntropyLoss(), images, labels, 8, amp=torch.bfloat16)
+    plain, _ = evaluate(model, nn.Identity(), nn.CrossEntropyLoss(), images, labels, 8)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = model.eval()(images)
+    assert loss == nn.functional.cross_entropy(logits.float(), labels).item()
+    assert loss != plain
+
+
 def test_the_schedule_is_told_the_rows_so_far():
     seen = []
 
@@ -234,7 +363,7 @@ def test_gradients_do_not_add_up_over_steps():
     model = linear()
     model.weight.grad = torch.full_like(model.weight, 100.0)  # left over from somewhere
     norms = []
-    run(model, batches_of(2), clip=lambda ps: norms.append(ps[0].grad.clone()) or NoClip()(ps), eval_every=1)
+    run(model, batches_of(2), clip=Spied(lambda ps: norms.append(ps[0].grad.clone())), eval_every=1)
     assert max(norm.abs().max() for norm in norms) < 10
 
 
@@ -242,7 +371,7 @@ def test_frozen_parameters_are_not_handed_to_the_clipping_rule():
     model = linear()
     model.bias.requires_grad_(False)
     handed = []
-    run(model, batches_of(1), clip=lambda ps: handed.extend(map(id, ps)) or NoClip()(ps))
+    run(model, batches_of(1), clip=Spied(lambda ps: handed.extend(map(id, ps))))
     assert handed == [id(model.weight)]
 
 
@@ -274,7 +403,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_told_to_the_step(bad_at, 
 
 def test_a_gradient_norm_that_is_not_finite_is_divergence():
     norms = [1.0, 1.0, 1.0, 1.0, 1.0, math.inf, 1.0, 1.0]
-    rows, progress = run(linear(), batches_of(8), clip=Norms(norms, [False] * 8))
+    rows, progress = run(linear(), batches_of(8), clip=Norms(norms, [0.0] * 8))
     assert progress.diverged_step == 6
     assert len(rows) == 2
 
@@ -343,8 +472,9 @@ class NoSync(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("clip", [ClipNorm(0.1), ClipUpdate(0.1)])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_a_step_never_waits_for_the_device(kind):
+def test_a_step_never_waits_for_the_device(kind, clip):
     model, mode, steps = noisy(), NoSync(), []
     optimizer = kind(model.parameters(), lr=0.01, fused=True)
 
@@ -360,7 +490,7 @@ def test_a_step_never_waits_for_the_device(kind):
 
     optimizer.register_step_post_hook(after_step)
     with mode:
-        rows, _ = run(model, batches(), total=8, optimizer=optimizer, clip=ClipNorm(0.1))
+        rows, _ = run(model, batches(), total=8, optimizer=optimizer, clip=clip)
     assert [row["step"] for row in rows] == [0, 4, 8]
     assert len(steps) == 8
 

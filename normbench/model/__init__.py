@@ -144,6 +144,13 @@ def swap_batch_norm(model: nn.Module, norm, x: Tensor) -> int:
     return len(made)
 
 
+def head_of(model: nn.Module, x: Tensor) -> nn.Module | None:
+    """The last layer, which makes the logits: the linear or convolutional layer that a few images x meet last."""
+    if isinstance(model, Model):
+        return model.head
+    return next((layer for layer in reversed(_called(model, x)) if isinstance(layer, WEIGHTED)), None)
+
+
 def _called(model: nn.Module, x: Tensor) -> list[nn.Module]:
     """The linear, convolutional and BatchNorm layers in the order in which the images meet them."""
     order: list[nn.Module] = []

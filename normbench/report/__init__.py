@@ -80,7 +80,7 @@ def _files(runs: "pd.DataFrame", metrics: "pd.DataFrame") -> dict[str, bytes]:
     for item in drawn:
         rendered = style.rendered(item.figure, item.name, item.caption)
         files |= {f"figures/{item.name}.{kind}": data for kind, data in rendered.items()}
-    text = page.page(runs, table, [(item.name, item.caption) for item in drawn], notes)
+    text = page.page(runs, metrics, table, [(item.name, item.caption) for item in drawn], notes)
     return files | {"report.md": text.encode()}
 
 

@@ -7,11 +7,18 @@ import pandas as pd
 from normbench.report.tables import escaped, markdown, settings, summary_markdown
 
 
-def page(runs: pd.DataFrame, table: pd.DataFrame, figures: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:
+def page(
+    runs: pd.DataFrame,
+    metrics: pd.DataFrame,
+    table: pd.DataFrame,
+    figures: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+) -> str:
     """The report as Markdown.
 
     Args:
         runs: every run found.
+        metrics: every row of the used ones.
         table: the summary of those that are used; empty if none is.
         figures: (name, caption) of each figure that was drawn.
         notes: what else a reader must know, such as a figure that was not drawn and why.
@@ -23,7 +30,7 @@ def page(runs: pd.DataFrame, table: pd.DataFrame, figures: Sequence[tuple[str, s
         parts.append(f"{text} ([PDF](figures/{name}.pdf), [SVG](figures/{name}.svg), [data](data/metrics.csv))")
     if len(table):
         parts += ["## Results", summary_markdown(table).rstrip(), TABLE_CAPTION]
-    notes = [*notes, *warnings(runs)]
+    notes = [*notes, *warnings(runs), *never_clipped(runs, metrics)]
     if notes:
         parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in notes)]
     rest = runs[runs["state"].ne("complete") | ~runs["used"].astype(bool)]
@@ -80,4 +87,22 @@ def warnings(runs: pd.DataFrame) -> list[str]:
         values = sorted(set(map(str, used[key].dropna())))
         if len(values) > 1:
             notes.append(f"The runs come from {len(values)} {name}: {', '.join(values)}.")
+    return notes
+
+
+def never_clipped(runs: pd.DataFrame, metrics: pd.DataFrame) -> list[str]:
+    """The settings whose clipping rule was idle in every step of every run: they are their own baseline."""
+    used = runs[runs["used"].astype(bool) & runs["clip"].ne("none")]
+    notes = []
+    for choice, part in used.groupby("clip", sort=True):
+        setting = settings(part)
+        for arm, index in part.groupby([setting[key] for key in setting], sort=False).groups.items():
+            rows = metrics[metrics["run_id"].isin(part.loc[index, "run_id"])]
+            if rows["clip_frac"].notna().any() and not rows["clip_frac"].gt(0).any():
+                words = ", ".join(f"{key}={value}" for key, value in zip(setting, arm, strict=True))  # pyright: ignore[reportArgumentType] - a group of several keys is a tuple
+                count = "the run" if len(index) == 1 else f"the {len(index)} runs"
+                notes.append(
+                    f"clip={choice} never acted in {count} of {words}: this equals clip=none. What it holds against "
+                    f"its bound was {rows['clip_size_mean'].mean():.3g} on average."
+                )
     return notes
