@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from normbench import build, config, parts, prepared, records
+from normbench import assembly, build, config, parts, prepared, records
 
 if TYPE_CHECKING:
     from normbench.train import Progress
@@ -106,7 +106,7 @@ def load(folder: str | Path, trust_code: bool = False) -> nn.Module:
     preprocess = build.fitting(settings, content["masked"])
     prepared.put(preprocess, content["preprocess"])
     images = torch.full((2, *content["input_shape"]), 255, dtype=torch.uint8)
-    network: Any = build.network(settings, preprocess, images, len(content["classes"]))
+    network: Any = assembly.make(settings, preprocess, images, len(content["classes"]))
     network.load_state_dict(content["model"])
     network.classes = tuple(content["classes"])
     network.preprocess = preprocess.forward  # the method, not the module: it is no part of the network

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import build, parts, records, streams
+from normbench import assembly, build, parts, records, streams
 from normbench.build import Built
 from normbench.config import GROUPS, STATISTICS, ConfigError, from_dict
 
@@ -241,7 +241,7 @@ def _rows(folder: Path, options: Any) -> list[dict[str, Any]]:
     built = _restored(folder, options)
     size = options.batch_size or built.config.batch_size
     if "batch" in options.statistics:
-        build.check_norm(built.norm, built.norm_layers, built.model, built.preprocess(built.data.sample()), size)
+        assembly.check_norm(built.norm, built.norm_layers, built.model, built.preprocess(built.data.sample()), size)
     found = by_statistics(built, options.statistics, size)
     return [
         {"run": folder.name, "statistics": kind, "batch_size": size if kind == "batch" else "", **numbers}

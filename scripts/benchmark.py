@@ -35,7 +35,7 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from peers import bare_loop, examples_loop
 
-from normbench import app, build, run
+from normbench import app, assembly, build, run
 from normbench.config import RunConfig
 from normbench.dataset import DataError
 from normbench.sweep import jobs
@@ -90,7 +90,7 @@ class Job:
         steps = max(1, round(epochs * self.steps_per_epoch))
         as_torch_comes()
         started = time.perf_counter()
-        model = build.network(self.config, self.preprocess, self.data.train[0], len(self.data.classes))
+        model = assembly.make(self.config, self.preprocess, self.data.train[0], len(self.data.classes))
         same = {
             "batch_size": self.config.batch_size,
             "lr": self.config.optimizer["lr"],

@@ -41,7 +41,7 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from normbench import app, build, catalog, streams
+from normbench import app, assembly, build, catalog, streams
 from normbench.norm import Impossible, Norm
 from normbench.sweep import jobs
 
@@ -292,7 +292,7 @@ def normalization(label: str) -> Norm:
     with initialize_config_module("normbench.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         choice, *settings = label.split()
-        return build.normalization(jobs.plan(loader, [f"norm={choice}", *settings]).jobs[0].config.norm)
+        return assembly.normalization(jobs.plan(loader, [f"norm={choice}", *settings]).jobs[0].config.norm)
 
 
 def both_ways(forward: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor, layer: nn.Module) -> Call:

@@ -29,7 +29,7 @@ from matplotlib.patches import Polygon, Rectangle
 from omegaconf import OmegaConf
 from PIL import Image
 
-from normbench import build, catalog, evaluate
+from normbench import assembly, catalog, evaluate
 from normbench.norm import Impossible, Norm
 from normbench.parts import maker_of
 
@@ -117,7 +117,7 @@ def entries() -> list[Entry]:
 def _entry(name: str, what: str) -> Entry:
     text = (files("normbench.conf") / "norm" / f"{name}.yaml").read_text()
     settings: Any = OmegaConf.to_container(OmegaConf.create(text))
-    norm = build.normalization(settings)
+    norm = assembly.normalization(settings)
     docstring = inspect.getdoc(maker_of("norm", settings["_target_"]))
     if not docstring:
         raise SystemExit(f"norms_page: {settings['_target_']} has no docstring; write one, as CONTRIBUTING.md says")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from normbench import build
+from normbench import assembly
 from normbench.config import ConfigError
 from normbench.norm import Impossible
 from normbench.norm.bn import BatchNorm
@@ -25,7 +25,7 @@ def network(compose):
 
     def make(*overrides, shape=GRAY, num_classes=10):
         images = torch.arange(2 * np.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
-        return build.network(compose(*overrides), Scale(), images, num_classes)
+        return assembly.make(compose(*overrides), Scale(), images, num_classes)
 
     return make
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from normbench import build
+from normbench import assembly
 from normbench.norm import Impossible, Norm
 from normbench.norm.bn import BatchNorm
 from normbench.norm.none import NoNorm
@@ -57,7 +57,7 @@ def small(request):
 @pytest.fixture
 def norm(norm_settings, shape):
     """The choice, where it can work on such activations at all."""
-    norm = build.normalization(norm_settings)
+    norm = assembly.normalization(norm_settings)
     try:
         norm.check(shape[1:], shape[0])
     except Impossible as refusal:
@@ -135,7 +135,7 @@ def test_bias_is_redundant_means_that_a_bias_before_it_changes_nothing(norm, sha
 
 
 def test_two_layers_of_one_norm_share_nothing(norm_settings):
-    norm = build.normalization(norm_settings)
+    norm = assembly.normalization(norm_settings)
     first, second = norm.layer(16), norm.layer(16)
     ids = {id(t) for t in (*first.parameters(), *first.buffers())}
     assert first is not second
@@ -143,7 +143,7 @@ def test_two_layers_of_one_norm_share_nothing(norm_settings):
 
 
 def test_reparametrize_keeps_the_layers_shape(norm_settings):
-    norm = build.normalization(norm_settings)
+    norm = assembly.normalization(norm_settings)
     x = randn(2, 3, 8, 8)
     assert norm.reparametrize(nn.Conv2d(3, 5, 3))(x).shape == (2, 5, 6, 6)
     assert norm.reparametrize(nn.Linear(8, 5))(x).shape == (2, 3, 8, 5)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from normbench import build
+from normbench import assembly, build
 from normbench.norm import Impossible
 from normbench.norm.bn import BatchNorm
 from normbench.norm.brn import BatchRenorm
@@ -334,7 +334,7 @@ def test_gn_with_one_group_is_ln_and_with_one_channel_a_group_is_in():
 def test_frn_takes_the_place_of_the_activation(compose):
     preprocess = build.part("preprocess", compose().preprocess)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    network = build.network(compose("norm=frn", "model=lenet"), preprocess, images, 10)
+    network = assembly.make(compose("norm=frn", "model=lenet"), preprocess, images, 10)
     assert [name for name, _ in network.conv1.named_children()] == ["conv", "norm"]
     assert [name for name, _ in network.full1.named_children()] == ["linear", "activation"]
 
@@ -571,11 +571,11 @@ def test_wn_starts_from_standardized_preactivations(compose, model):
     config = compose("norm=wn", *arguments)
     preprocess = build.part("preprocess", config.preprocess)
     images = (randn(64, 1, 28, 28).abs() * 100).clamp(max=255).to(torch.uint8)
-    network = build.network(config, preprocess, images, 10)
-    plain = build.network(compose("norm=none", *arguments), preprocess, images, 10)
+    network = assembly.make(config, preprocess, images, 10)
+    plain = assembly.make(compose("norm=none", *arguments), preprocess, images, 10)
     torch.testing.assert_close(network(preprocess(images)), plain(preprocess(images)), rtol=1e-4, atol=1e-5)
     seen = []
-    build.normalization(config.norm).start(network, preprocess(images))
+    assembly.normalization(config.norm).start(network, preprocess(images))
     for layer in network.modules():
         if nn.utils.parametrize.is_parametrized(layer, "weight"):
             layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.detach()))
@@ -605,9 +605,9 @@ def test_wn_without_data_init_starts_as_it_was(compose):
     config = compose("norm=wn", "norm.data_init=false")
     preprocess = build.part("preprocess", config.preprocess)
     images = torch.ones(4, 1, 28, 28, dtype=torch.uint8)
-    network = build.network(config, preprocess, images, 10)
+    network = assembly.make(config, preprocess, images, 10)
     before = network(preprocess(images))
-    build.normalization(config.norm).start(network, preprocess(images))
+    assembly.normalization(config.norm).start(network, preprocess(images))
     assert torch.equal(network(preprocess(images)), before)
 
 
@@ -626,7 +626,7 @@ def test_ws_in_a_model_standardizes_the_weight_and_then_the_activations_in_group
     config = compose("norm=ws", "norm.num_groups=2", f"model={model}")
     preprocess = build.part("preprocess", config.preprocess)
     images = (randn(4, 1, 28, 28).abs() * 100).clamp(max=255).to(torch.uint8)
-    network = build.network(config, preprocess, images, 10)
+    network = assembly.make(config, preprocess, images, 10)
     x, block = preprocess(images), network.conv1 if model == "lenet" else network.blocks[0]
     x = x if model == "lenet" else x.flatten(1)
     seen = []
@@ -652,8 +652,8 @@ def test_ws_normalizes_activations_in_groups_or_not_at_all():
 def test_arms_with_reparametrized_weights_start_from_the_same_weights(compose, name):
     preprocess = build.part("preprocess", compose().preprocess)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    other = build.network(compose(f"norm={name}", "seed=3"), preprocess, images, 10)
-    plain = build.network(compose("norm=none", "seed=3"), preprocess, images, 10)
+    other = assembly.make(compose(f"norm={name}", "seed=3"), preprocess, images, 10)
+    plain = assembly.make(compose("norm=none", "seed=3"), preprocess, images, 10)
     drawn = other.blocks[0].linear.parametrizations.weight
     raw = drawn.original1 if name == "wn" else drawn.original
     assert torch.equal(raw, plain.blocks[0].linear.weight)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 import normbench
-from normbench import build, checkpoint, evaluate, records, run
+from normbench import assembly, build, checkpoint, evaluate, records, run
 from normbench.config import ConfigError
 from normbench.dataset import fashion_rows
 from normbench.dataset.fashion_mini import FashionMini
@@ -43,7 +43,7 @@ def network(compose):
 
     def make(*overrides, shape=SHAPE, num_classes=3):
         images = torch.arange(2 * math.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
-        return build.network(compose("model=rnn", "model.hidden=4", *overrides), Scale(), images, num_classes)
+        return assembly.make(compose("model=rnn", "model.hidden=4", *overrides), Scale(), images, num_classes)
 
     return make
 
@@ -267,7 +267,7 @@ def test_whether_a_norm_of_torchs_own_gets_a_layer_for_each_step_is_told_by_its_
 def test_every_layer_is_one_that_the_norm_made(compose):
     config = compose("model=rnn", "norm=bn", "model.hidden=4")
     images = torch.zeros(2, *SHAPE, dtype=torch.uint8)
-    assembled = build.assemble(config, build.normalization(config.norm), Scale(), images, 3)
+    assembled = assembly.assemble(config, assembly.normalization(config.norm), Scale(), images, 3)
     inside = [layer for layer in assembled.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert len(inside) == 6 + 5 + 6
     assert {id(layer) for layer in inside} == {id(layer) for layer in assembled.norm_layers}

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 import normbench
-from normbench import build, checkpoint, records, run, streams
+from normbench import assembly, checkpoint, records, run, streams
 from normbench._torchvision import torchvision
 from normbench.config import ConfigError
 from normbench.model import Shift
@@ -74,11 +74,11 @@ def own(user):
 
 @pytest.fixture
 def assemble(compose):
-    """assemble("model=...", ..., shape=(C, H, W)) -> build.Assembled."""
+    """assemble("model=...", ..., shape=(C, H, W)) -> assembly.Assembled."""
 
     def make(*overrides, shape=SHAPE, num_classes=10):
         config = compose(*overrides)
-        return build.assemble(config, build.normalization(config.norm), Scale(), pictures(2, shape), num_classes)
+        return assembly.assemble(config, assembly.normalization(config.norm), Scale(), pictures(2, shape), num_classes)
 
     return make
 

@@ -7,7 +7,7 @@ from scipy.special import erf
 from torch import nn
 from torch.nn.utils import parametrize
 
-from normbench import build
+from normbench import assembly
 from normbench.config import ConfigError
 from normbench.norm import Impossible
 from normbench.preprocess.scale import Scale
@@ -23,7 +23,7 @@ def network(compose):
 
     def make(*overrides, shape=TINY_SHAPE, num_classes=3):
         images = torch.arange(2 * np.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
-        return build.network(compose(*overrides), Scale(), images, num_classes)
+        return assembly.make(compose(*overrides), Scale(), images, num_classes)
 
     return make
 
@@ -198,9 +198,9 @@ def test_every_norm_starts_from_the_same_weights(network, norm_settings, placeme
 def test_every_norm_trains_or_says_why_not(compose, norm_settings, placement):
     config = compose(*TINY, f"norm={norm_settings['name']}", f"model.placement={placement}", "seed=3")
     images = torch.randint(0, 256, (8, *TINY_SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    norm = build.normalization(config.norm)
+    norm = assembly.normalization(config.norm)
     try:
-        assembled = build.assemble(config, norm, Scale(), images, 3)
+        assembled = assembly.assemble(config, norm, Scale(), images, 3)
     except Impossible as refusal:
         assert norm_settings["name"] in ("in", "frn"), refusal  # noqa: PT017
         assert "position" in str(refusal)  # noqa: PT017
@@ -250,8 +250,8 @@ def test_the_blocks_linear_layers_are_reparametrized_and_no_others(network, norm
 def test_the_start_of_wn_gives_each_unit_mean_0_and_variance_1_over_all_tokens(compose):
     config = compose(*TINY, "norm=wn")
     images = torch.randint(0, 256, (16, *TINY_SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    norm = build.normalization(config.norm)
-    model = build.assemble(config, norm, Scale(), images, 3).model
+    norm = assembly.normalization(config.norm)
+    model = assembly.assemble(config, norm, Scale(), images, 3).model
     norm.start(model, Scale()(images))
     outputs = []
     for layer in model.modules():
