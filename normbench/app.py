@@ -6,8 +6,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -30,9 +31,10 @@ CONFIG_MODULE = "pkg://normbench.conf"
 def register_plugins() -> None:
     """Hydra finds its plugins with pkgutil, which does not see into `pip install -e`: name ours."""
     plugins = Plugins.instance()  # first: it scans and imports all plugins that it finds
-    from hydra_plugins.normbench_checked import CheckedSweeper  # pyright: ignore[reportMissingImports]
+    from hydra_plugins.normbench_checked import CheckedSweeper, PoolLauncher  # pyright: ignore[reportMissingImports]
 
     plugins.register(CheckedSweeper)
+    plugins.register(PoolLauncher)
 
 
 def job(cfg: DictConfig) -> run.Outcome:
@@ -44,6 +46,39 @@ def job(cfg: DictConfig) -> run.Outcome:
     outcome = run.run(load(cfg, hydra_config.runtime.choices, overrides), announce=lambda _: None)
     print(f"{hydra_config.job.num:>4}  {describe(outcome)}  {outcome.folder.name}", flush=True)
     return outcome
+
+
+@contextlib.contextmanager
+def told(count: int, first: int) -> Iterator[tuple[Callable[[int, Any], None], Callable[[int, float | None], None]]]:
+    """What a launcher of several runs at once calls, as each of the `count` ends and now and then: lines and a bar."""
+    from tqdm import tqdm
+
+    failed = 0
+    with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
+
+        def ended(number: int, result: Any) -> None:
+            nonlocal failed
+            failed += isinstance(result, Exception) or result.state == "failed"
+            line = (
+                f"not run: {result}" if isinstance(result, Exception) else f"{describe(result)}  {result.folder.name}"
+            )
+            tqdm.write(f"{first + number:>4}  {line}", file=sys.stdout)
+            sys.stdout.flush()
+            bar.update()
+
+        def looked(running: int, left_s: float | None) -> None:
+            left = "" if left_s is None else f", about {left_s:.0f} s left"
+            bar.set_postfix_str(f"{running} running{left}" + (f", {failed} failed" if failed else ""))
+
+        yield ended, looked
+
+
+def check_launcher(workers: int | None, timeout_s: float | None) -> None:
+    """Raise Stop for settings of hydra/launcher=pool that can't be."""
+    if workers is not None and workers < 1:
+        raise Stop(ConfigError(f"hydra.launcher.workers must be a whole number >= 1 or null, got {workers}; try 2"))
+    if timeout_s is not None and not timeout_s > 0:
+        raise Stop(ConfigError(f"hydra.launcher.timeout_s must be a number > 0 or null, got {timeout_s}; try 3600"))
 
 
 def _single(overrides: Sequence[str]) -> run.Outcome:

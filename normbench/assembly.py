@@ -69,6 +69,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
 
     from normbench.model import Model, head_of, swap_batch_norm
     from normbench.norm import Impossible, Norm
+    from normbench.preprocess import Masked
 
     words = f"model={config.model['name']} with norm={config.norm['name']}"
     recorder = _Recorder(norm)
@@ -109,6 +110,8 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"model={config.model['name']} must give logits (N, {num_classes}), got {found}")
+    if x.isnan().any() and not isinstance(preprocess, Masked):
+        raise ConfigError(f"preprocess={config.preprocess['name']} makes numbers that are not finite of these images")
     if x.isnan().any() and logits.isnan().any():
         raise Impossible(
             f"model={config.model['name']} can't take images whose rows end early, as those of "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from normbench import assembly, streams
 from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
-from normbench.parts import OURS, maker_of, offered, part
+from normbench.parts import OURS, in_words, maker_of, offered, part
 from normbench.resident import Resident, resident
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def fitting(config: RunConfig, masked: bool) -> "Preprocess":
     from normbench.preprocess import Masked
 
     preprocess = part("preprocess", config.preprocess)
+    _refuse_others("preprocess", config.preprocess, preprocess, "fit")
     if masked and getattr(preprocess, "mixes_pixels", False):
         raise Impossible(
             f"preprocess={config.preprocess['name']} mixes all pixels of an image, and those of "
@@ -57,13 +58,20 @@ def optimizer(
 
     Raises:
         ConfigError: a setting that its class does not know, or a class that can't be stepped.
+        normbench.norm.Impossible: it is for matrices, and the network has none.
     """
+    from normbench.norm import Impossible
     from normbench.optimizer import matrices, norms_and_biases
 
     maker = maker_of("optimizer", settings["_target_"])
     takes = inspect.signature(maker).parameters
     runtime: dict[str, Any] = {"matrices": matrices(model, head)} if "matrices" in takes else {}
-    if "fused" in takes and "fused" not in settings:
+    if runtime.get("matrices") == []:
+        raise Impossible(
+            f"optimizer={settings['name']} needs the weight of a hidden layer (linear, convolutional, recurrent), and "
+            "this network has none; try optimizer=adamw"
+        )
+    if "fused" in takes and not {"fused", "foreach"} & settings.keys():
         runtime["fused"] = True
     parameters: list[Any] = list(model.parameters())
     if not settings.get("decay_norm_and_bias", True):
@@ -87,9 +95,15 @@ def _check_optimizer(made: Any, settings: Mapping[str, Any], takes: Mapping[str,
         raise ConfigError(
             f"{words} calls the loss several times a step, which normbench does not do; try optimizer=adam"
         )
-    kept = {*takes, *getattr(made, "defaults", {}), *vars(made)}
-    for key in settings.keys() - {"name", "_target_", *OURS["optimizer"]} - kept:  # it vanished in **kwargs
-        raise ConfigError(f"unknown key optimizer.{key}: {words} takes it and does nothing with it; ~optimizer.{key}")
+    for key in settings.keys() - {"name", "_target_", *OURS["optimizer"], *takes}:  # what went into **kwargs
+        value = tuple(settings[key]) if isinstance(settings[key], list) else settings[key]
+        places = [vars(made), *made.param_groups]
+        if not any(key in place and place[key] == value for place in places):
+            raise ConfigError(
+                f"optimizer.{key}={value}: {words} takes it and does nothing with it; type ~optimizer.{key}"
+            )
+    if not all("lr" in group for group in made.param_groups):
+        raise ConfigError(f"{words} must have lr in its param_groups, which the schedule sets; try optimizer=adam")
 
 
 def choose_device(name: str) -> "torch.device":
@@ -116,13 +130,31 @@ def _refuse_others(group: str, settings: Mapping[str, Any], made: object, method
         )
 
 
+def _try_augment(config: RunConfig, augment: Any, images: "Tensor", draws: "Tensor") -> None:
+    """Raise Impossible if it can't be applied to images of this size, ConfigError if it makes others of them."""
+    from normbench.norm import Impossible
+
+    words = f"augment={config.augment['name']}"
+    try:
+        made = augment(images, draws)
+    except ValueError as error:
+        raise Impossible(f"{words}: {in_words(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"{words} fails on images {tuple(images.shape)}: {in_words(error)}") from error
+    if getattr(made, "shape", None) != images.shape or made.dtype != images.dtype:
+        found = f"{made.dtype} {tuple(made.shape)}" if hasattr(made, "shape") else type(made).__name__
+        raise ConfigError(f"{words} must give uint8 images of the shape {tuple(images.shape)}, it gives {found}")
+
+
 def _check_scales(config: RunConfig, made: "torch.optim.Optimizer") -> None:
-    """Raise ConfigError if the schedule is to scale what the optimizer has not, or has as 0."""
+    """Raise Impossible if the schedule is to scale what the optimizer has not, or has as 0."""
+    from normbench.norm import Impossible
+
     for name in config.schedule.get("scales", ()):
         if not any(group.get(name) or (name == "momentum" and "betas" in group) for group in made.param_groups):
-            optimizer = config.optimizer["name"]
-            raise ConfigError(
-                f"schedule.scales has {name}, and optimizer={optimizer} has none; try schedule.scales=[lr]"
+            raise Impossible(
+                f"schedule.scales has {name}, and that of optimizer={config.optimizer['name']} is 0 or not there: "
+                f"nothing would be scaled; give it optimizer.{name}, or take it out of schedule.scales"
             )
 
 
@@ -177,6 +209,7 @@ def build(config: RunConfig) -> Built:
     import torch
 
     from normbench import prepared
+    from normbench.norm import Impossible
 
     device = choose_device(config.device)
     if config.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -190,14 +223,14 @@ def build(config: RunConfig) -> Built:
         )
     augment = part("augment", config.augment)
     if data.masked and not getattr(augment, "keeps_rows", False):
-        raise ConfigError(
+        raise Impossible(
             f"augment={config.augment['name']} changes every channel of an image, and in those of "
             f"dataset={config.dataset['name']} the last one is a mask that says where it ends; try augment=none"
         )
+    _refuse_others("augment", config.augment, augment, "draw")
     draws = augment.draw(streams.generator(config.seed, "augment", 0), 2)
     if draws is not None:
-        with assembly.told(f"augment={config.augment['name']}", data.sample()):
-            augment(data.sample(), draws.to(device))
+        _try_augment(config, augment, data.sample(), draws.to(device))
     preprocess = fitting(config, data.masked)
     with assembly.told(f"preprocess={config.preprocess['name']}", data.train[0]):
         floats = prepared.fit(preprocess, config.preprocess, data.train[0])
@@ -212,6 +245,7 @@ def build(config: RunConfig) -> Built:
     model = assembled.model.to(device)
     made = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers)
     _check_scales(config, made)
+    loss_fn = part("loss", config.loss)
     clip = part("clip", config.clip, **_head_for(config.clip, assembled.head))
     _refuse_others("clip", config.clip, clip, "after_step")
     _refuse_others("schedule", config.schedule, schedule, "values")
@@ -227,7 +261,7 @@ def build(config: RunConfig) -> Built:
         norm=norm,
         norm_layers=assembled.norm_layers,
         swapped=assembled.swapped,
-        loss_fn=part("loss", config.loss).to(device),
+        loss_fn=loss_fn.to(device) if isinstance(loss_fn, torch.nn.Module) else loss_fn,
         optimizer=made,
         clip=clip,
         schedule=schedule,

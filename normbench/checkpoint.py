@@ -33,12 +33,13 @@ def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_res
         "input_shape": list(built.data.input_shape),
         "masked": built.data.masked,
         "classes": list(built.data.classes),
-        "model": built.model.state_dict(),
+        "model": _evaluated(built),
         "preprocess": built.preprocess.state_dict(),
     }
     if to_resume:
         content |= {
             "optimizer": built.optimizer.state_dict(),
+            "trained": built.model.state_dict() if hasattr(built.optimizer, "eval") else None,
             "window": [torch.stack(column).cpu() for column in zip(*progress.window, strict=True)],
             "rng_cpu": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if built.device.type == "cuda" else [],
@@ -46,6 +47,22 @@ def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_res
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return records.seal(buffer.getvalue())
+
+
+def _evaluated(built: build.Built) -> dict[str, torch.Tensor]:
+    """The weights as an evaluation has them; a schedule-free optimizer is switched there and back, to the same bits."""
+    optimizer: Any = built.optimizer
+    if not hasattr(optimizer, "eval"):
+        return built.model.state_dict()
+    weights = {name: value.clone() for name, value in built.model.state_dict().items()}
+    settings, groups = dict(vars(optimizer)), [dict(group) for group in optimizer.param_groups]
+    optimizer.eval()
+    evaluated = {name: value.clone() for name, value in built.model.state_dict().items()}
+    built.model.load_state_dict(weights)
+    vars(optimizer).update(settings)
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        group.update(before)
+    return evaluated
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -67,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def restore(content: dict[str, Any], built: build.Built, progress: "Progress") -> None:
     """Put everything back as it was when the checkpoint was packed."""
-    built.model.load_state_dict(content["model"])
+    built.model.load_state_dict(content["trained"] or content["model"])
     built.optimizer.load_state_dict(content["optimizer"])
     for key in PROGRESS:
         setattr(progress, key, content[key])

@@ -220,6 +220,9 @@ def check_parts(config: RunConfig, defaults: DictConfig) -> None:
             )
             default = OmegaConf.to_container(default) if OmegaConf.is_list(default) else default
             words = _wrong_type(value, default)
+            same_class = isinstance(chosen, DictConfig) and chosen.get("_target_") == getattr(config, group)["_target_"]
+            if key.endswith("betas") and same_class and isinstance(default, list) and len(value) != len(default):
+                words = words or f"a list of {len(default)} numbers"
             if words:
                 raise ConfigError(f"{group}.{key} must be {words}, got {value!r}; try {group}.{key}={_show(default)}")
 

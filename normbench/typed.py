@@ -84,5 +84,5 @@ def _for_those_that_have_it(setting: str) -> str:
         return setting
     with contextlib.suppress(HydraException):  # the sweeper says what is wrong with it
         if not OverridesParser.create().parse_override(setting).is_sweep_override():
-            return f"{key}=choice({value})"
+            return f"{key}=choice('null')" if value.strip() == "null" else f"{key}=choice({value})"
     return setting

@@ -9,6 +9,7 @@ from scipy import stats
 
 from normbench import build, run
 from normbench.config import ConfigError
+from normbench.norm import Impossible
 
 
 def images(n=6, c=3, h=5, w=4):
@@ -251,7 +252,7 @@ def test_settings_out_of_range_are_refused(make, changes, words):
 
 
 def test_a_square_larger_than_the_images_is_refused_before_training(compose):
-    with pytest.raises(ConfigError, match=r"augment=cutout.*size must be at most 8, the side of the images, got 9"):
+    with pytest.raises(Impossible, match=r"augment=cutout.*size must be at most 8, the side of the images, got 9"):
         build.build(compose("dataset=synthetic", "augment=cutout", "augment.size=9", "device=cpu"))
 
 
@@ -326,7 +327,7 @@ def test_evaluation_is_not_augmented(compose, tmp_path):
 @EACH
 def test_images_with_padding_keep_their_mask(compose, augment):
     rows = ("dataset=fashion_rows", "model=rnn", "model.hidden=4", "device=cpu")
-    with pytest.raises(ConfigError, match=rf"{augment[0]} changes every channel.*fashion_rows.*try augment=none"):
+    with pytest.raises(Impossible, match=rf"{augment[0]} changes every channel.*fashion_rows.*try augment=none"):
         build.build(compose(*rows, *augment))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normbench import build
-from normbench.clip.agc import ClipAGC, units
+from normbench.clip.agc import ClipAGC, of_units
 from normbench.clip.layer import ClipLayer
 from normbench.clip.none import NoClip
 from normbench.clip.norm import ClipNorm
@@ -340,9 +340,20 @@ def test_a_head_by_the_order_of_calls(compose):
 
 
 def test_units_of_a_vector_are_one():
-    assert [tuple(units(torch.ones(s)).shape) for s in [(5,), (5, 1), (1, 5), (), (5, 2), (4, 3, 2, 2), (1, 3, 2)]] == [
-        (1, 5), (1, 5), (1, 5), (1, 1), (5, 2), (4, 12), (1, 6),
-    ]  # fmt: skip
+    shapes = [(5,), (5, 1), (1, 5), (), (5, 2), (4, 3, 2, 2), (1, 3, 2)]
+    assert [of_units(torch.ones(shape)).numel() for shape in shapes] == [1, 1, 1, 1, 5, 4, 1]
+
+
+def test_agc_minds_no_order_in_memory():
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(4, 3, 2, 2, generator=generator) for _ in range(2))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        parameter = nn.Parameter(weight.clone().to(memory_format=layout))
+        parameter.grad = gradient.clone().to(memory_format=layout)
+        ClipAGC(0.5)([parameter])
+        found.append(parameter.grad)
+    torch.testing.assert_close(*found)
 
 
 # --------------------------------------------------------------------------------------------------------------- update

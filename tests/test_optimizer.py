@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 from normbench import build, run
 from normbench.config import ConfigError
+from normbench.norm import Impossible
 from normbench.optimizer import matrices, norms_and_biases
 from normbench.optimizer.lion import Lion
 from normbench.optimizer.muon import Muon
@@ -320,6 +321,19 @@ def test_muon_by_hand(shape, nesterov):
     np.testing.assert_allclose(weight.detach().numpy().reshape(rows, columns), expected, atol=0.1 * 0.05)
 
 
+def test_muon_minds_no_order_in_memory():
+    generator = torch.Generator().manual_seed(0)
+    value, gradient = (torch.randn(4, 3, 2, 2, generator=generator) for _ in range(2))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(value.clone().to(memory_format=layout))
+        weight.grad = gradient.clone().to(memory_format=layout)
+        Muon([weight], [weight], lr=0.1).step()
+        found.append(weight.detach())
+    assert not torch.equal(found[0], value)
+    torch.testing.assert_close(*found, rtol=0, atol=0.1 * 0.02)
+
+
 def test_muons_step_has_singular_values_near_1():
     weight = nn.Parameter(torch.zeros(16, 16))
     weight.grad = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
@@ -351,11 +365,18 @@ def test_muon_refuses(compose, changes, words):
 
 
 def test_muon_needs_a_matrix(compose):
-    with pytest.raises(ConfigError, match=r"muon needs the weight of a hidden layer.*try optimizer=adamw"):
+    with pytest.raises(Impossible, match=r"muon needs the weight of a hidden layer.*try optimizer=adamw"):
         made(compose("optimizer=muon").optimizer, Bowl())
 
 
 # ------------------------------------------------------------------------------------------------ what a parameter is
+
+
+class Drops(torch.optim.SGD):
+    """Takes everything, and passes on the lr alone."""
+
+    def __init__(self, params, lr=0.1, **kwargs):
+        super().__init__(params, lr=lr)
 
 
 class Zoo(nn.Module):
@@ -531,11 +552,16 @@ def test_a_setting_that_the_class_does_not_take_is_refused(compose):
 
 
 def test_a_setting_that_vanishes_in_kwargs_is_refused(compose):
+    sgd = {"name": "mine", "_target_": f"{__name__}.Drops", "lr": 0.1}
+    assert build.optimizer(sgd | {"weight_decay": 0.0}, Net()).param_groups[0]["weight_decay"] == 0
+    for setting in ({"weight_decay": 5.0}, {"momentum": 0.9}, {"foo": 1}):
+        with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(setting))}=.* does nothing with it"):
+            build.optimizer(sgd | setting, Net())
     settings = compose("optimizer=adam").optimizer | {"_target_": "pytorch_optimizer.SOAP", "name": "SOAP"}
     assert (
         build.optimizer(settings | {"precondition_frequency": 3}, Net()).param_groups[0]["precondition_frequency"] == 3
     )
-    with pytest.raises(ConfigError, match=r"unknown key optimizer\.nonsense: .*SOAP.* does nothing with it"):
+    with pytest.raises(ConfigError, match=r"optimizer\.nonsense=1: .*SOAP.* does nothing with it"):
         build.optimizer(settings | {"nonsense": 1}, Net())
 
 
@@ -575,15 +601,18 @@ def test_a_pause_changes_no_bit(compose, tmp_path, name, every):
     assert (found["test_loss"], found["test_acc"]) == (expected["test_loss"], expected["test_acc"])
 
 
-def test_a_schedule_free_network_is_stored_as_it_was_evaluated(compose, tmp_path):
-    """Its last row's validation loss is that of the weights in the checkpoint."""
+@pytest.mark.parametrize("stop_epoch", [None, 1])
+def test_a_schedule_free_network_is_stored_as_it_was_evaluated(compose, tmp_path, stop_epoch):
+    """Its last row's validation loss is that of the weights in the checkpoint, of a paused run, too."""
     import normbench
     from normbench.train import evaluate
 
     config = compose(
         "dataset=synthetic", "epochs=2", "norm=none", "progress=false", f"out={tmp_path}", *PACKAGES["free"]
     )
+    config.stop_epoch = stop_epoch
     outcome = run.run(config, announce=lambda _: None)
+    assert outcome.state == ("paused" if stop_epoch else "complete")
     built = build.build(config)
     network = normbench.load(outcome.folder)
     loss, _ = evaluate(network, built.preprocess, built.loss_fn, *built.data.val, batch_size=1000)

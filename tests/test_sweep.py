@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from normbench import records
 from normbench.app import register_plugins
 from normbench.config import ConfigError, run_id
-from normbench.sweep import jobs
+from normbench.sweep import estimate, jobs
 
 FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 
@@ -136,6 +136,47 @@ def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path):
     assert states["none"] == ("complete", None)
     assert states["bn"][0] == "skipped"
     assert "at least 2 values per channel" in states["bn"][1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "done", "reason"),
+    [
+        (("optimizer=adam,muon", "model.hidden=[],[8]"), 3, "needs the weight of a hidden layer"),
+        (("dataset.image_size=8,28", "augment=cutout", "augment.size=12"), 1, "size must be at most 8"),
+        (("optimizer=sgd,momentum", "schedule.scales=[lr,momentum]"), 1, "schedule.scales has momentum"),
+        (("preprocess=scale,pca", "model=mlp,cnn", "dataset.train_size=200"), 3, "makes vectors of 64 numbers"),
+    ],
+)
+def test_what_one_cell_cannot_do_does_not_keep_the_others_from_it(tmp_path, typed, done, reason):
+    answer = sweep(tmp_path, *typed)
+    assert answer.returncode == 0, answer.stderr
+    assert f"{done} to train, 1 impossible" in answer.stdout
+    assert reason in answer.stdout
+
+
+def test_a_job_that_cannot_be_built_is_named(tmp_path):
+    answer = sweep(tmp_path, "batch_size=32,9999", fast=("dataset=synthetic", "epochs=1"))
+    assert answer.returncode == 2
+    assert "batch_size must be at most 462" in answer.stderr
+    assert "(in dataset=synthetic epochs=1 batch_size=9999)" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_null_can_be_given_in_a_sweep(plan, tmp_path):
+    answer = sweep(
+        tmp_path, "dataset=fashion_mini", "dataset.train_size=null", "seed=0,1", "--dry-run", fast=("epochs=1",)
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("2 runs:")
+
+
+def test_jobs_of_one_kind_take_the_same_time(plan):
+    def kinds(*typed):
+        return len({estimate.kind(job.config) for job in plan("dataset=synthetic", *typed).jobs})
+
+    assert kinds("seed=0,1", "optimizer.lr=0.1,0.2", "out=a,b") == 1
+    for different in ("amp=none,bf16", "epochs=1,2", "preprocess=pca preprocess.components=2,3", "norm=bn,ln"):
+        assert kinds(*different.split()) == 2
 
 
 def test_failures_are_all_named_and_the_rest_is_trained(tmp_path):

@@ -42,6 +42,10 @@ class FlipCrop(Augment):
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         n, channels, height, width = images.shape
+        if self.padding > max(height, width):
+            raise ValueError(
+                f"padding must be at most {max(height, width)}, the side of the images, got {self.padding}"
+            )
         row, column, mirrored = draws[:, :, None].unbind(1)  # (N, 1) each
         x = torch.arange(width, device=images.device)
         rows = row + torch.arange(height, device=images.device)

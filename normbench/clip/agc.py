@@ -38,20 +38,21 @@ class ClipAGC(Clip):
     @torch.no_grad()
     def __call__(self, parameters: Sequence[Parameter]) -> Clipped:
         norm = total_norm(gradients(parameters))
-        ratios = [self._clip(units(p), units(p.grad)) for p in parameters if p.grad is not None and p not in self.head]
+        ratios = [self._clip(p, p.grad) for p in parameters if p.grad is not None and p not in self.head]
         if not ratios:
             return Clipped(norm, torch.zeros_like(norm), torch.zeros_like(norm))
         ratio = torch.cat(ratios)
         return Clipped(norm, ratio.max(), (ratio > self.clipping).float().mean())
 
     def _clip(self, weight: Tensor, grad: Tensor) -> Tensor:
-        """Of (units, rest) both; the ratio of each unit before."""
-        ratio = torch.linalg.vector_norm(grad, dim=1) / torch.linalg.vector_norm(weight, dim=1).clamp_min(self.eps)
-        grad.mul_((self.clipping / ratio).clamp_max(1.0)[:, None])  # exactly 1 keeps every bit
-        return ratio
+        """The ratio of each unit before, (units,)."""
+        ratio = of_units(grad) / of_units(weight).clamp_min(self.eps)
+        grad.mul_((self.clipping / ratio).clamp_max(1.0))  # exactly 1 keeps every bit
+        return ratio.flatten()
 
 
-def units(tensor: Tensor) -> Tensor:
-    """The tensor as (units, rest), the same memory."""
+def of_units(tensor: Tensor) -> Tensor:
+    """The L2 norm of each unit, with dimensions of size 1 for those that it is taken over."""
     is_vector = sum(size > 1 for size in tensor.shape) < 2
-    return tensor.view(1, -1) if is_vector else tensor.view(len(tensor), -1)
+    over = tuple(range(0 if is_vector else 1, tensor.dim()))
+    return torch.linalg.vector_norm(tensor, dim=over, keepdim=True) if over else tensor.abs()

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 __all__ = ["Muon"]
@@ -24,13 +25,13 @@ class Muon:
         lr: of the matrices, > 0.
         momentum: in [0, 1).
         nesterov: look ahead by one step of the momentum.
-        ns_steps: Newton-Schulz iterations, >= 1, in bfloat16; after 5 the singular values of O lie in 0.7 .. 1.2.
+        ns_steps: Newton-Schulz iterations, 1 .. 99, in bfloat16; after 5 the singular values of O are 0.7 to 1.2 or so.
         adjust_lr_fn: `original`, as above; `match_rms_adamw`: 0.2 sqrt(max(rows, columns)) in place of the root.
         weight_decay: decoupled, of both; >= 0.
         adamw_lr, adamw_betas, adamw_eps: of AdamW.
 
     Raises:
-        ValueError: a number out of its range, or a network without such matrices.
+        ValueError: a number out of its range, or no matrices.
 
     Source:
         Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the numbers are those of the
@@ -51,22 +52,17 @@ class Muon:
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
     ):
-        if ns_steps < 1:
-            raise ValueError(f"ns_steps must be a whole number >= 1, got {ns_steps}; try optimizer.ns_steps=5")
+        if not 1 <= ns_steps < 100:
+            raise ValueError(f"ns_steps must be a whole number from 1 to 99, got {ns_steps}; try optimizer.ns_steps=5")
         if not adamw_lr > 0:
             raise ValueError(f"adamw_lr must be a number > 0, got {adamw_lr}; try optimizer.adamw_lr=3e-4")
         chosen = set(matrices)
-        if not chosen:
-            raise ValueError(
-                "muon needs the weight of a hidden layer (linear, convolutional, recurrent), and this network has "
-                "none; try optimizer=adamw"
-            )
         params = list(params)
         groups: list[dict[str, Any]] = params if isinstance(params[0], dict) else [{"params": params}]
         self.weights, self.flat, of_muon, of_adamw = [], [], [], []
         for group in groups:
             mine = [p for p in group["params"] if p in chosen]
-            flat = [Parameter(p.detach().view(len(p), -1)) for p in mine]  # the same memory, as matrices
+            flat = [Parameter(_as_matrix(p, p).view(len(p), -1)) for p in mine]  # a view: of the same memory
             self.weights, self.flat = self.weights + mine, self.flat + flat
             of_muon += [{**group, "params": flat}] if mine else []
             rest = [p for p in group["params"] if p not in chosen]
@@ -84,7 +80,7 @@ class Muon:
 
     def step(self) -> None:
         for weight, flat in zip(self.weights, self.flat, strict=True):
-            flat.grad = None if weight.grad is None else weight.grad.view_as(flat)
+            flat.grad = None if weight.grad is None else _as_matrix(weight.grad, weight).reshape(flat.shape)
         for part in self.parts:
             part.step()
 
@@ -94,3 +90,9 @@ class Muon:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part, its in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(its)
+
+
+def _as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Its dimensions in the order in which the weight lies in memory: O does not mind the order of the columns."""
+    behind = sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
+    return tensor.detach().permute(0, *behind)

@@ -11,6 +11,7 @@ from normbench.config import GROUPS, RunConfig
 from normbench.sweep.jobs import Job
 
 TIMED_S = 0.3  # of each kind of job
+NOT_COST = ("out", "name", "progress")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def _duration(seconds: float) -> str:
 
 
 def kind(config: RunConfig) -> str:
-    """Jobs of one kind take the same time: they differ only in seeds and numbers of the optimizer and the like."""
-    settings = config.to_dict()
-    same = [settings[group]["_target_"] for group in GROUPS]
-    same += [settings[key] for key in ("model", "dataset", "batch_size", "epochs", "eval", "val_fraction", "device")]
-    return json.dumps(same, sort_keys=True)
+    """Jobs of one kind take the same time: they differ in seeds, and in what is no whole number, such as lr."""
+    settings = {key: value for key, value in config.to_dict().items() if key not in ("seed", "data_seed", *NOT_COST)}
+    for group in GROUPS:
+        settings[group] = {k: v for k, v in settings[group].items() if not isinstance(v, float) and k != "seed"}
+    return json.dumps(settings, sort_keys=True)
 
 
 def measure(config: RunConfig) -> Cost:

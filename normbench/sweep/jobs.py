@@ -64,6 +64,13 @@ def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
     return Plan(list(different.values()), asked=len(jobs))
 
 
+def configs(loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[RunConfig]:
+    """The config of each job, from the overrides that a sweeper gives a launcher."""
+    composer = _Composer(loader)
+    parser = OverridesParser.create(config_loader=loader)
+    return [composer.job(parser.parse_overrides(list(texts))).config for texts in overrides]
+
+
 def _refuse_other_way(first: Job, job: Job) -> None:
     """Jobs of one folder are one run; they must not ask for it to be made in different ways."""
     ways = [job.config.to_dict(), first.config.to_dict()]

@@ -51,6 +51,10 @@ def sort_out(planned: jobs.Plan) -> Sorted:
             result.todo.append(job)
         except Impossible as error:
             result.impossible.append((job, str(error)))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} (in {' '.join(job.overrides)})" if len(planned.jobs) > 1 else str(error)
+            ) from error
     if result.impossible and not result.todo and not result.done:
         raise ConfigError(result.impossible[0][1])
     return result

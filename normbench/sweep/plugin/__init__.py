@@ -1,6 +1,6 @@
-"""`hydra/sweeper=checked`: our sweeper, a thin shell around normbench.sweep.
+"""`hydra/sweeper=checked` and `hydra/launcher=pool`: thin shells around normbench.sweep.
 
-It is installed as hydra_plugins.normbench_checked: Hydra starts no plugin from elsewhere. Hydra imports it at every
+They are installed as hydra_plugins.normbench_checked: Hydra starts no plugin from elsewhere. Hydra imports this at
 start of every Hydra program of the environment, so it imports nothing heavy.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -51,4 +52,47 @@ class CheckedSweeper(Sweeper):
             raise Stop(error) from error
 
 
+@dataclass
+class PoolLauncherConf:
+    _target_: str = "hydra_plugins.normbench_checked.PoolLauncher"
+    workers: int | None = None
+    timeout_s: float | None = None
+    fail_fast: bool = False
+
+
+class PoolLauncher(Launcher):
+    """Several runs at once, each in a process that serves many.
+
+    Args:
+        workers: processes; null: the cores of this machine, divided by the threads of a run.
+        timeout_s: a run that takes longer is stopped; the same command goes on with it. null: none is.
+        fail_fast: after a failure nothing more is begun.
+    """
+
+    def __init__(self, workers: int | None, timeout_s: float | None, fail_fast: bool):
+        self.workers, self.timeout_s, self.fail_fast = workers, timeout_s, fail_fast
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from normbench import app
+        from normbench.sweep import jobs, pool
+
+        app.check_launcher(self.workers, self.timeout_s)
+        configs = jobs.configs(self.loader, job_overrides)
+        workers = self.workers or pool.default_workers(max(config.threads for config in configs))
+        with app.told(len(configs), initial_job_idx) as (told, looked):
+            results = pool.run_all(
+                configs, workers, timeout_s=self.timeout_s, fail_fast=self.fail_fast, told=told, looked=looked
+            )
+        returns = []
+        for overrides, result in zip(job_overrides, results, strict=True):
+            failed = isinstance(result, Exception)
+            returns.append(JobReturn(overrides=overrides, status=JobStatus.FAILED if failed else JobStatus.COMPLETED))
+            returns[-1].return_value = result
+        return returns
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolLauncherConf, provider="normbench")
 ConfigStore.instance().store(group="hydra/sweeper", name="checked", node=CheckedSweeperConf, provider="normbench")

@@ -1,0 +1,233 @@
+"""Many runs at once, in processes that stay from run to run; whatever happens to one of them is its own affair.
+
+Each worker is a pool of one process (joblib's loky), so that a process that dies takes no other run with it.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+from joblib.externals.loky import ProcessPoolExecutor
+
+from normbench import run
+from normbench.config import RunConfig, from_dict
+from normbench.sweep.estimate import kind
+
+LOOK_S = 0.2  # between two looks at signals and clocks
+GRACE_S = 4.0  # for a run that is told to stop to save what it has; then its process is killed
+
+Result = run.Outcome | Exception
+
+
+class Died(RuntimeError):
+    """The process of a run ended without an answer: killed, out of memory, a crash in native code."""
+
+
+class TooLong(RuntimeError):
+    """A run took longer than it may."""
+
+
+class NotStarted(RuntimeError):
+    """A run was never begun, since another one failed."""
+
+
+def default_workers(threads: int) -> int:
+    """As many as this process has cores, for runs of so many threads each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    workers: int,
+    *,
+    timeout_s: float | None = None,
+    fail_fast: bool = False,
+    told: Callable[[int, Result], None] = lambda number, result: None,
+    looked: Callable[[int, float | None], None] = lambda running, left_s: None,
+) -> list[Result]:
+    """Train all of them; the outcome of each, or what kept it from having one, in their order.
+
+    One of each kind of run is begun first; as soon as it is known how long they take, the longest come first.
+
+    Args:
+        configs: of runs in different folders.
+        workers: processes, >= 1.
+        timeout_s: a run that takes longer is stopped, and can go on later.
+        fail_fast: after a failure nothing more is begun.
+        told: gets each result as it comes, with the number of its config.
+        looked: gets now and then how many runs are being trained, and about how long all will take, if that is known.
+
+    Raises:
+        run.Interrupted, KeyboardInterrupt: by Ctrl-C, SIGTERM or SIGHUP, after all processes have ended.
+    """
+    results: list[Result] = [NotStarted("not started: another run failed before") for _ in configs]
+    queue = _Queue(configs)
+    slots = [_Worker() for _ in range(min(workers, len(configs)))]
+    try:
+        with _signals() as signals:
+            while queue.waiting or any(worker.busy for worker in slots):
+                for worker in slots:
+                    if queue.waiting and not worker.busy:
+                        worker.begin(number := queue.take(), configs[number])
+                wait([w.future for w in slots if w.future], LOOK_S, FIRST_COMPLETED)
+                if signals:
+                    raise _interrupted(slots, signals[0])
+                for worker in slots:
+                    if worker.busy and timeout_s is not None and worker.seconds > timeout_s:
+                        worker.stop(TooLong(f"it took longer than timeout_s={timeout_s:g} s"))
+                    if worker.busy and worker.future and worker.future.done():
+                        number, seconds = worker.number, worker.seconds
+                        results[number] = worker.end()
+                        queue.took(number, seconds)
+                        told(number, results[number])
+                        if fail_fast and _has_failed(results[number]):
+                            queue.waiting.clear()
+                looked(sum(worker.busy for worker in slots), queue.left_s(slots))
+    finally:
+        for worker in slots:
+            worker.close()
+    return results
+
+
+def _has_failed(result: Result) -> bool:
+    return isinstance(result, Exception) or result.state == "failed"
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that came; here they only leave a note, the loop looks at it."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, lambda signum, _frame: came.append(signum)) for number in kinds}
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
+    """Stop all runs; what to raise."""
+    busy = [worker for worker in slots if worker.busy]
+    for worker in busy:
+        worker.tell_to_stop()
+    wait([worker.future for worker in busy if worker.future], GRACE_S)
+    ends = [worker.end() for worker in busy]
+    stopped = [end for end in ends if isinstance(end, run.Outcome) and end.state == "interrupted"]
+    return run.Interrupted(stopped[0], signum) if stopped else KeyboardInterrupt()
+
+
+class _Queue:
+    """Which run comes next."""
+
+    def __init__(self, configs: Sequence[RunConfig]):
+        self.kinds = [kind(config) for config in configs]
+        first = {self.kinds[i]: i for i in reversed(range(len(configs)))}  # one of each kind
+        rest = [i for i in range(len(configs)) if first[self.kinds[i]] != i]
+        self.waiting = [*sorted(first.values()), *rest]
+        self.seconds: dict[str, float] = {}
+
+    def take(self) -> int:
+        number = self.waiting[0]
+        if self.kinds[number] in self.seconds:
+            number = max(self.waiting, key=lambda i: self.seconds.get(self.kinds[i], 0.0))
+        self.waiting.remove(number)
+        return number
+
+    def took(self, number: int, seconds: float) -> None:
+        self.seconds[self.kinds[number]] = seconds
+
+    def left_s(self, slots: "Sequence[_Worker]") -> float | None:
+        """How long it will take about, once a run of each kind has ended."""
+        numbers = [*self.waiting, *(worker.number for worker in slots if worker.busy)]
+        if any(self.kinds[number] not in self.seconds for number in numbers):
+            return None
+        spent = sum(worker.seconds for worker in slots if worker.busy)
+        return max(0.0, sum(self.seconds[self.kinds[number]] for number in numbers) - spent) / len(slots)
+
+
+@dataclass
+class _Worker:
+    """A process, and the run that it trains."""
+
+    number: int = -1
+    future: "Future[run.Outcome] | None" = None
+    began: float = 0.0
+    instead: Exception | None = None  # of what it would answer
+    pid: "Future[int] | None" = None
+    pool: ProcessPoolExecutor | None = field(default=None, repr=False)
+
+    @property
+    def busy(self) -> bool:
+        return self.future is not None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def begin(self, number: int, config: RunConfig) -> None:
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path,), timeout=None)
+            self.pid = self.pool.submit(os.getpid)
+        self.number, self.began, self.instead = number, time.monotonic(), None
+        self.future = self.pool.submit(_train, config.to_dict())
+
+    def tell_to_stop(self) -> None:
+        """As Ctrl-C does: the run saves what it has and ends."""
+        with contextlib.suppress(OSError, BrokenProcessPool):
+            if self.pid and self.pid.done():
+                os.kill(self.pid.result(), signal.SIGTERM)
+
+    def stop(self, reason: Exception) -> None:
+        """Stop the run now; `end` then gives the reason."""
+        self.tell_to_stop()
+        assert self.future is not None
+        wait([self.future], GRACE_S)
+        self.instead = reason
+
+    def end(self) -> Result:
+        """What came of the run; a worker that is gone or deaf is replaced for the next one."""
+        assert self.future is not None
+        future = self.future
+        if not future.done():
+            self.close()
+            return self.instead or Died("it did not stop when it was told to, and was killed")
+        try:
+            return self.instead or future.result()
+        except BrokenProcessPool as error:
+            self.close()
+            return self.instead or Died(f"its process died: {' '.join(str(error).split())}")
+        except Exception as error:
+            return error
+        finally:
+            self.future = None
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, kill_workers=self.busy)
+        self.pool = self.pid = self.future = None
+
+
+def _prepare(path: list[str]) -> None:
+    """In a new worker: it finds the classes that its parent finds, and leaves Ctrl-C to it."""
+    sys.path[:] = path
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _train(settings: dict) -> run.Outcome:
+    """In a worker."""
+    try:
+        return run.run(from_dict(settings), announce=lambda _: None, bar=False)
+    except run.Interrupted as stop:
+        return stop.outcome

@@ -1,0 +1,226 @@
+"""Many runs at once: the same results as one after another, and what befalls one run befalls it alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from normbench import checkpoint, cli, records, run
+from normbench.config import ConfigError
+from normbench.sweep import Stop, pool
+
+SMALL = ("dataset=synthetic", "epochs=2", "progress=false")
+
+# what a run does in its first training step
+BAD = """
+import ctypes, os, signal, time
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, num_classes, deed="none"):
+        super().__init__()
+        self.deed = deed
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1] * input_shape[2], num_classes))
+
+    def forward(self, x):
+        if self.training:
+            if self.deed == "raise":
+                raise RuntimeError("on purpose")
+            if self.deed == "segfault":
+                ctypes.string_at(0)
+            if self.deed == "exit":
+                os._exit(9)
+            if self.deed == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.deed == "diverge":
+                return self.layers(x) * float("nan")
+            if self.deed == "slow":
+                time.sleep(0.05)
+        return self.layers(x)
+"""
+
+
+@pytest.fixture
+def bad(tmp_path, monkeypatch):
+    (tmp_path / "badnet.py").write_text(BAD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture
+def make(compose, tmp_path):
+    return lambda *overrides: compose(*SMALL, f"out={tmp_path}/out", *overrides)
+
+
+def own(make, deed, *overrides):
+    return make("model=own", "model._target_=badnet.Net", "norm=none", f"+model.deed={deed}", *overrides)
+
+
+def rows(folder):
+    return [{k: v for k, v in row.items() if k != "train_s"} for row in records.read_metrics(folder / "metrics.csv")]
+
+
+def test_the_results_are_those_of_runs_one_after_another(compose, tmp_path):
+    arms = [(f"seed={seed}", f"norm={norm}") for seed in (0, 1) for norm in ("bn", "none")]
+    found = {}
+    for name, order, workers in (("serial", 1, 0), ("one", 1, 1), ("two", -1, 2)):
+        configs = [compose(*SMALL, f"out={tmp_path}", f"name={name}", *arm) for arm in arms][::order]
+        results = pool.run_all(configs, workers) if workers else [run.run(c, announce=lambda _: None) for c in configs]
+        assert [r.state for r in results] == ["complete"] * 4
+        assert [r.folder for r in results] == [c.folder for c in configs]
+        found[name] = {
+            r.folder.name: (rows(r.folder), checkpoint.read(r.folder / "checkpoint.pt")["model"]) for r in results
+        }
+    for name in ("one", "two"):
+        assert found[name].keys() == found["serial"].keys()
+        for run_id, (lines, weights) in found["serial"].items():
+            assert found[name][run_id][0] == lines
+            assert all(torch.equal(w, found[name][run_id][1][key]) for key, w in weights.items())
+
+
+def test_a_process_that_dies_takes_no_other_run_with_it(bad, make):
+    deeds = ["none", "segfault", "raise", "exit", "killed", "diverge"]
+    configs = [own(make, deed) for deed in deeds] + [own(make, "none", f"seed={seed}") for seed in range(1, 5)]
+    seen = []
+    results = pool.run_all(configs, 2, told=lambda number, result: seen.append(number))
+    assert sorted(seen) == list(range(10))
+    assert [isinstance(r, pool.Died) for r in results] == [False, True, False, True, True] + [False] * 5
+    states = [r.state for r in results if isinstance(r, run.Outcome)]
+    assert states == ["complete", "failed", "diverged", *["complete"] * 4]
+    assert "its process died" in str(results[1])
+
+
+def test_after_a_failure_nothing_more_is_begun(bad, make):
+    configs = [own(make, "raise"), *(own(make, "none", f"seed={seed}") for seed in range(1, 4))]
+    results = pool.run_all(configs, 1, fail_fast=True)
+    assert results[0].state == "failed"
+    assert [type(r) for r in results[1:]] == [pool.NotStarted] * 3
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_can_go_on(bad, make):
+    slow = own(make, "slow", "epochs=400", "eval.every_steps=2", "checkpoint.every_s=0")
+    other = own(make, "none")
+    results = pool.run_all([slow, other], 1, timeout_s=3.0)
+    assert isinstance(results[0], pool.TooLong)
+    assert results[1].state == "complete"
+    record = records.read_run(slow.folder)
+    assert record["state"] == "interrupted"
+    assert record["steps"] > 0
+
+
+def test_one_of_each_kind_first_and_then_the_longest(make):
+    long, short = [make("epochs=9", f"seed={s}") for s in range(3)], [make("epochs=1", f"seed={s}") for s in range(3)]
+    queue = pool._Queue([*short, *long])
+    assert [queue.take(), queue.take()] == [0, 3]
+    queue.took(0, 1.0)
+    queue.took(3, 9.0)
+    assert [queue.take() for _ in range(4)] == [4, 5, 1, 2]
+
+
+def test_how_long_it_will_take(make):
+    queue = pool._Queue([make(f"seed={seed}") for seed in range(4)])
+    worker = pool._Worker()
+    assert queue.left_s([worker]) is None
+    queue.took(queue.take(), 2.0)
+    assert queue.left_s([worker]) == 6.0
+    assert queue.left_s([worker, worker]) == 3.0
+
+
+def test_a_folder_in_use_is_no_failure_of_the_others(make):
+    configs = [make(f"seed={seed}") for seed in range(2)]
+    with records.Lock(configs[0].folder):
+        results = pool.run_all(configs, 1)
+    assert isinstance(results[0], records.InUse)
+    assert results[1].state == "complete"
+
+
+def test_default_workers_leave_each_run_its_threads():
+    cores = len(os.sched_getaffinity(0))
+    assert pool.default_workers(1) == cores
+    assert pool.default_workers(10_000) == 1
+
+
+@pytest.mark.parametrize("setting", ["workers=0", "timeout_s=0", "timeout_s=-1"])
+def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch, capsys, setting):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(
+        ["train", "-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=pool", f"hydra.launcher.{setting}"]
+    )
+    assert code == 2
+    assert f"hydra.launcher.{setting.partition('=')[0]} must be" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- as a command
+
+
+def sweep(*overrides):
+    return [sys.executable, "-m", "normbench", "train", "-m", "hydra/launcher=pool", *SMALL, *overrides]
+
+
+def test_the_command_names_every_failure(bad, tmp_path):
+    arms = ("model=own", "model._target_=badnet.Net", "norm=none", "+model.deed=none,raise,exit,diverge")
+    done = subprocess.run(sweep(*arms), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "4 runs: 0 done before, 4 to train, 0 impossible" in done.stdout
+    assert "its process died" in done.stdout
+    assert "on purpose" in done.stdout
+    assert "traceback in its train.log" in done.stdout
+    assert "1 diverged" in done.stdout
+    again = subprocess.run(sweep(*arms[:-1], "+model.deed=none,diverge"), cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "2 runs: 2 done before, 0 to train" in again.stdout
+
+
+def below(pid):
+    """The processes whose ancestor this is."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+    found, new = set(), {pid}
+    while new:
+        found |= new
+        new = {child for child, parent in parents.items() if parent in new} - found
+    return found - {pid}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_all_runs_and_leaves_no_process(bad, tmp_path, number, code):
+    arms = ("model=own", "model._target_=badnet.Net", "norm=none", "+model.deed=slow", "epochs=300", "seed=0,1,2,3")
+    arms += ("eval.every_steps=2", "checkpoint.every_s=0", "hydra.launcher.workers=2")
+    process = subprocess.Popen(sweep(*arms), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("results/runs/*/checkpoint.pt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = below(process.pid)
+    assert len(children) >= 2
+    process.send_signal(number)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10, "5 s on a machine with nothing else to do"
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    states = [records.read_run(folder)["state"] for folder in records.find_runs(tmp_path / "results")]
+    assert states == ["interrupted"] * 2
+    assert "to go on: normbench train -m hydra/launcher=pool" in out
+
+
+def test_check_launcher_is_quiet_about_what_can_be():
+    from normbench import app
+
+    app.check_launcher(None, None)
+    app.check_launcher(1, 0.5)
+    with pytest.raises(Stop) as stop:
+        app.check_launcher(0, None)
+    assert isinstance(stop.value.error, ConfigError)
