@@ -220,9 +220,9 @@ class _Worker:
 
 
 def _prepare(path: list[str]) -> None:
-    """In a new worker: it finds the classes that its parent finds, and leaves Ctrl-C to it."""
+    """In a new worker: it finds the classes that its parent finds, and leaves the terminal's signals to it."""
     sys.path[:] = path
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
 
 
 def _train(settings: dict) -> run.Outcome:
