@@ -1,4 +1,4 @@
-r"""Make results/gallery/optimizers.{md,png}: every optimizer at its default learning rate, without and with bn.
+r"""Make results/gallery/optimizers.{md,png} and the README's table: every optimizer at its default lr, none and bn.
 
     normbench train -m dataset=fashion_mnist model=lenet norm=none,bn 'optimizer=glob(*)' seed=0,1,2 epochs=3 \
         checkpoint.keep=none name=optimizers
@@ -24,6 +24,7 @@ from normbench.report import style
 from normbench.report.collect import collect
 
 GALLERY = Path(__file__).resolve().parents[1] / "results" / "gallery"
+BEGIN, END = "<!-- scripts/optimizers_table.py -->", "<!-- end -->"  # around the table in the README
 ARMS = ("none", "bn")
 KEYS = ["cfg.model.name", "cfg.dataset.name", "cfg.epochs", "cfg.batch_size", "cfg.schedule.name", "n_train"]
 
@@ -61,6 +62,16 @@ def words(mean: float, half: float, sign: str = "") -> str:
     return f"{mean:{sign}.4f} ± {half:.4f}"
 
 
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = ["| optimizer | lr | n | norm=none | norm=bn | bn - none |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        found = row["accuracies"]
+        cells = [words(*interval(found[arm])) for arm in ARMS]
+        cells.append(words(*interval(found["bn"] - found["none"]), sign="+"))
+        table.append(f"| {row['optimizer']} | {row['lr']:g} | {row['n']} | {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
 def page(rows: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> str:
     first: Any = runs.iloc[0]
     (n,) = {row["n"] for row in rows}
@@ -73,15 +84,9 @@ def page(rows: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> str:
         "optimizers.** n is small, and the intervals are not corrected for the number of rows.",
         "![Test accuracy by optimizer, without and with batch normalization](optimizers.png)",
     ]
-    table = ["| optimizer | lr | n | norm=none | norm=bn | bn - none |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        found = row["accuracies"]
-        cells = [words(*interval(found[arm])) for arm in ARMS]
-        cells.append(words(*interval(found["bn"] - found["none"]), sign="+"))
-        table.append(f"| {row['optimizer']} | {row['lr']:g} | {row['n']} | {' | '.join(cells)} |")
     where = f"{len(runs)} runs with torch {first['torch_version']} on {first['device']}"
     made = f"Made by scripts/optimizers_table.py from {where}."
-    return "\n\n".join([*lines, "\n".join(table), made]) + "\n"
+    return "\n\n".join([*lines, markdown(rows), made]) + "\n"
 
 
 def picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -120,6 +125,10 @@ def main(args: Sequence[str] | None = None) -> int:
     (options.out / "optimizers.md").write_text(page(rows, runs))
     rendered = style.rendered(picture(rows), "optimizers", "Test accuracy by optimizer, without and with bn.")
     (options.out / "optimizers.png").write_bytes(rendered["png"])
+    readme = options.out.parents[1] / "README.md"
+    if options.out == GALLERY:
+        before, _, rest = readme.read_text().partition(BEGIN)
+        readme.write_text(f"{before}{BEGIN}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}")
     print(f"wrote {options.out / 'optimizers.md'} and its picture")
     return 0
 
