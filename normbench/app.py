@@ -53,12 +53,14 @@ def told(count: int, first: int) -> Iterator[tuple[Callable[[int, Any], None], C
     """What a launcher of several runs at once calls, as each of the `count` ends and now and then: lines and a bar."""
     from tqdm import tqdm
 
+    from normbench.sweep.pool import has_failed
+
     failed = 0
     with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
 
         def ended(number: int, result: Any) -> None:
             nonlocal failed
-            failed += isinstance(result, Exception) or result.state == "failed"
+            failed += has_failed(result)
             line = (
                 f"not run: {result}" if isinstance(result, Exception) else f"{describe(result)}  {result.folder.name}"
             )

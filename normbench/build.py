@@ -135,12 +135,11 @@ def _try_augment(config: RunConfig, augment: Any, images: "Tensor", draws: "Tens
     from normbench.norm import Impossible
 
     words = f"augment={config.augment['name']}"
-    try:
-        made = augment(images, draws)
-    except ValueError as error:
-        raise Impossible(f"{words}: {in_words(error)}") from error
-    except Exception as error:
-        raise ConfigError(f"{words} fails on images {tuple(images.shape)}: {in_words(error)}") from error
+    with assembly.told(words, images):
+        try:
+            made = augment(images, draws)
+        except ValueError as error:
+            raise Impossible(f"{words}: {in_words(error)}") from error
     if getattr(made, "shape", None) != images.shape or made.dtype != images.dtype:
         found = f"{made.dtype} {tuple(made.shape)}" if hasattr(made, "shape") else type(made).__name__
         raise ConfigError(f"{words} must give uint8 images of the shape {tuple(images.shape)}, it gives {found}")

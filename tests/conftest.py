@@ -4,6 +4,7 @@ A test that takes an argument `<group>_settings` (`norm_settings`, `clip_setting
 conf/<group>, with the file's content: a new part is tested without editing a test.
 """
 
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from hydra import initialize_config_module
 from hypothesis import settings
 from omegaconf import OmegaConf
 
-from normbench import config
+from normbench import assembly, config
 from normbench.app import register_plugins
+from normbench.preprocess.scale import Scale
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -68,5 +70,16 @@ def compose():
             del cfg["hydra"]
             seen[overrides] = config.load(cfg, choices, overrides)
         return deepcopy(seen[overrides])
+
+    return make
+
+
+@pytest.fixture
+def network(compose):
+    """network("model=mlp", ..., shape=(C, H, W)) -> the model that a run would have on such images."""
+
+    def make(*overrides: str, shape=(1, 28, 28), num_classes=10):
+        images = torch.arange(2 * math.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
+        return assembly.make(compose(*overrides), Scale(), images, num_classes)
 
     return make

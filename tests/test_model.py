@@ -9,25 +9,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from normbench import assembly
 from normbench.config import ConfigError
 from normbench.norm import Impossible
 from normbench.norm.bn import BatchNorm
 from normbench.norm.none import NoNorm
-from normbench.preprocess.scale import Scale
 
 GRAY, COLOR = (1, 28, 28), (3, 32, 32)
-
-
-@pytest.fixture
-def network(compose):
-    """network("model=mlp", ..., shape=(C, H, W)) -> the model that build.py makes."""
-
-    def make(*overrides, shape=GRAY, num_classes=10):
-        images = torch.arange(2 * np.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
-        return assembly.make(compose(*overrides), Scale(), images, num_classes)
-
-    return make
 
 
 def randn(*shape, seed=0):

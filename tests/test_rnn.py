@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,14 +39,9 @@ def randn(*shape, seed=0):
 
 
 @pytest.fixture
-def network(compose):
-    """network("norm=bn", ...) -> a small model=rnn as build.py makes it."""
-
-    def make(*overrides, shape=SHAPE, num_classes=3):
-        images = torch.arange(2 * math.prod(shape)).reshape(2, *shape).remainder(256).to(torch.uint8)
-        return assembly.make(compose("model=rnn", "model.hidden=4", *overrides), Scale(), images, num_classes)
-
-    return make
+def network(network):
+    """network("norm=bn", ...) -> a small model=rnn, by that of conftest.py."""
+    return partial(network, "model=rnn", "model.hidden=4", shape=SHAPE, num_classes=3)
 
 
 def stirred(model, seed=0):

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from normbench.schedule import Row, Schedule, require
+from normbench.schedule import Row
+from normbench.schedule._final import ToFinal
 
 __all__ = ["Cosine"]
 
 
-class Cosine(Schedule):
+class Cosine(ToFinal):
     """final_factor + (1 - final_factor) (1 + cos(pi p)) / 2, p the share of the steps after the warm-up.
 
     Args:
@@ -23,17 +24,6 @@ class Cosine(Schedule):
     Source:
         Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts.
     """
-
-    def __init__(
-        self,
-        steps_per_epoch: int,
-        warmup_epochs: float = 0.0,
-        scales: Sequence[str] = ("lr",),
-        final_factor: float = 0.0,
-    ):
-        super().__init__(steps_per_epoch, warmup_epochs, scales)
-        require("final_factor", final_factor, 0 <= final_factor <= 1, "in [0, 1]", "0")
-        self.final_factor = final_factor
 
     def decay(self, step: int, steps: int, history: Sequence[Row]) -> float:
         return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * (step / steps))) / 2

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from normbench.schedule import Row, Schedule, require
+from normbench.schedule import Row
+from normbench.schedule._final import ToFinal
 
 __all__ = ["Linear"]
 
 
-class Linear(Schedule):
+class Linear(ToFinal):
     """1 - (1 - final_factor) p, p the share of the steps after the warm-up.
 
     Args:
@@ -23,17 +24,6 @@ class Linear(Schedule):
         Defazio et al. 2023, arXiv 2310.07831, who find it the best of many; with a warm-up: Devlin et al. 2018,
         arXiv 1810.04805, appendix A.2.
     """
-
-    def __init__(
-        self,
-        steps_per_epoch: int,
-        warmup_epochs: float = 0.0,
-        scales: Sequence[str] = ("lr",),
-        final_factor: float = 0.0,
-    ):
-        super().__init__(steps_per_epoch, warmup_epochs, scales)
-        require("final_factor", final_factor, 0 <= final_factor <= 1, "in [0, 1]", "0")
-        self.final_factor = final_factor
 
     def decay(self, step: int, steps: int, history: Sequence[Row]) -> float:
         return 1 - (1 - self.final_factor) * (step / steps)

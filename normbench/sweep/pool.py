@@ -88,7 +88,7 @@ def run_all(
                         results[number] = worker.end()
                         queue.took(number, seconds)
                         told(number, results[number])
-                        if fail_fast and _has_failed(results[number]):
+                        if fail_fast and has_failed(results[number]):
                             queue.waiting.clear()
                 looked(sum(worker.busy for worker in slots), queue.left_s(slots))
     finally:
@@ -97,7 +97,7 @@ def run_all(
     return results
 
 
-def _has_failed(result: Result) -> bool:
+def has_failed(result: Result) -> bool:
     return isinstance(result, Exception) or result.state == "failed"
 
 

@@ -1,7 +1,7 @@
 """`hydra/sweeper=checked` and `hydra/launcher=pool`: thin shells around normbench.sweep.
 
-They are installed as hydra_plugins.normbench_checked: Hydra starts no plugin from elsewhere. Hydra imports this at
-start of every Hydra program of the environment, so it imports nothing heavy.
+They are installed as hydra_plugins.normbench_checked: Hydra starts no plugin from elsewhere. It imports this
+whenever any Hydra program of the environment starts, so nothing heavy is imported here.
 """
 
 from collections.abc import Sequence
@@ -73,13 +73,15 @@ class PoolLauncher(Launcher):
         self.workers, self.timeout_s, self.fail_fast = workers, timeout_s, fail_fast
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from normbench import app
+
+        app.check_launcher(self.workers, self.timeout_s)  # before the sweeper writes anything
         self.loader = hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from normbench import app
         from normbench.sweep import jobs, pool
 
-        app.check_launcher(self.workers, self.timeout_s)
         configs = jobs.configs(self.loader, job_overrides)
         workers = self.workers or pool.default_workers(max(config.threads for config in configs))
         with app.told(len(configs), initial_job_idx) as (told, looked):
