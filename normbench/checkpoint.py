@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from normbench.train import Progress
 
 PROGRESS = ("step", "train_s", "eval_s", "rows")  # plain values of Progress
+TO_RESUME = ("optimizer", "trained", "window", "rng_cpu", "rng_cuda")
 
 
 def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_resume: bool) -> bytes:
@@ -44,6 +45,19 @@ def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_res
             "rng_cpu": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if built.device.type == "cuda" else [],
         }
+    return _sealed(content)
+
+
+def without_what_resumes(path: Path) -> bytes:
+    """The checkpoint of a finished run as checkpoint.keep=weights would have made it.
+
+    Raises:
+        Damaged: see `read`.
+    """
+    return _sealed({key: value for key, value in read(path).items() if key not in TO_RESUME})
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return records.seal(buffer.getvalue())
@@ -108,6 +122,7 @@ def of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.exists():
         kept = record["config"].get("checkpoint", {}).get("keep")
         why = "it was made with checkpoint.keep=none" if kept == "none" else f"the run is {record['state']}"
+        why = "`normbench clean --keep none` removed it" if record.get("cleaned") == "none" else why
         raise records.Damaged(f"{path} is missing: {why}")
     return record, read(path)
 

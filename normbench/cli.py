@@ -9,6 +9,7 @@ COMMANDS = {
     "report": "figures and tables from the runs in a folder",
     "evaluate": "a finished run's network, evaluated with other statistics",
     "status": "what is done, running, broken",
+    "clean": "remove checkpoints, broken runs and left-over files, saying what first",
     "list": "the choices: normbench list norm",
     "data": "fetch and verify a data set",
 }
@@ -63,6 +64,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import status
 
         return status.main(args[1:])
+    if command == "clean":
+        from normbench import clean
+
+        return clean.main(args[1:])
     if command == "list":
         from normbench import catalog
 

@@ -131,7 +131,7 @@ def load(cfg: DictConfig, choices: Mapping[str, str] = {}, overrides: Iterable[s
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     assert isinstance(config, RunConfig)
-    _check_ranges(config)
+    check_ranges(config)
     changed = {text.lstrip("+").partition("=")[0] for text in overrides}
     for group in GROUPS:
         _name_part(group, getattr(config, group), choices.get(group), changed)
@@ -170,7 +170,8 @@ def _explain(error: OmegaConfBaseException) -> str:
     return f"{key}: {text}" if key else text
 
 
-def _check_ranges(config: RunConfig) -> None:
+def check_ranges(config: RunConfig) -> None:
+    """Raise ConfigError for a number out of its range, and for what is no number, text, true, false or list of them."""
     for key, (holds, words, example) in _RANGES.items():
         section, _, last = key.rpartition(".")
         holder = getattr(config, section) if section else config

@@ -14,22 +14,24 @@ from normbench.config import GROUPS, ConfigError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 
+OURS = {"--dry-run": "hydra.sweeper.dry_run", "--yes": "hydra.sweeper.yes"}  # a flag of ours -> Hydra's key
+
 
 def arrange(args: Sequence[str]) -> list[str]:
-    """Flags first, as argparse wants them; `--dry-run` and values that Hydra's grammar can't read put into its words.
+    """Flags first, as argparse wants them; our own, and values that Hydra's grammar can't read put into its words.
 
     Raises:
         ConfigError: a setting with dashes, or a folder of choices that would hide behind ours.
     """
     flags, settings = _split(args)
     _refuse_hidden_choices(flags)
-    sweep, dry_run = "-m" in flags or "--multirun" in flags, "--dry-run" in flags
-    flags = [flag for flag in flags if flag not in ("-m", "--multirun", "--dry-run")]
+    sweep, ours = "-m" in flags or "--multirun" in flags, [key for flag, key in OURS.items() if flag in flags]
+    flags = [flag for flag in flags if flag not in ("-m", "--multirun", *OURS)]
     settings = [_quoted(setting) for setting in settings]
-    if not (sweep or dry_run):
+    if not (sweep or ours):
         return [*flags, *settings]
     settings = [_for_those_that_have_it(setting) for setting in settings]
-    return ["-m", *flags, *settings, *(["hydra.sweeper.dry_run=true"] if dry_run else [])]
+    return ["-m", *flags, *settings, *(f"{key}=true" for key in ours)]
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:

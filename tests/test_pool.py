@@ -148,9 +148,7 @@ def test_default_workers_leave_each_run_its_threads():
 @pytest.mark.parametrize("setting", ["workers=0", "timeout_s=0", "timeout_s=-1"])
 def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch, capsys, setting):
     monkeypatch.chdir(tmp_path)
-    code = cli.main(
-        ["train", "-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=pool", f"hydra.launcher.{setting}"]
-    )
+    code = cli.main(["train", "-m", "dataset=synthetic", "seed=0,1", f"hydra.launcher.{setting}"])
     assert code == 2
     assert f"hydra.launcher.{setting.partition('=')[0]} must be" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +158,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch, capsys, sett
 
 
 def sweep(*overrides):
-    return [sys.executable, "-m", "normbench", "train", "-m", "hydra/launcher=pool", *SMALL, *overrides]
+    return [sys.executable, "-m", "normbench", "train", "-m", *SMALL, *overrides]
 
 
 def test_the_command_names_every_failure(bad, tmp_path):
@@ -217,7 +215,37 @@ def test_a_signal_ends_all_runs_and_leaves_no_process(bad, tmp_path, number, cod
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
     states = [records.read_run(folder)["state"] for folder in records.find_runs(tmp_path / "results")]
     assert states == ["interrupted"] * 2
-    assert "to go on: normbench train -m hydra/launcher=pool" in out
+    assert "to go on: normbench train -m dataset=synthetic" in out
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_no_process_outlives_a_parent_that_is_killed(bad, tmp_path):
+    arms = ("model=own", "model._target_=badnet.Net", "norm=none", "+model.deed=slow", "epochs=300", "seed=0,1,2")
+    arms += ("eval.every_steps=2", "checkpoint.every_s=0", "hydra.launcher.workers=2")
+    process = subprocess.Popen(sweep(*arms), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("results/runs/*/checkpoint.pt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = below(process.pid)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() - began < 20:
+        time.sleep(0.1)
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert [records.read_run(folder)["state"] for folder in records.find_runs(tmp_path)] == ["interrupted"] * 2
+
+
+def test_processes_that_were_started_before_serve_several_times(make):
+    with pool.Workers(1) as workers:
+        pids = []
+        for seed in range(2):
+            (result,) = pool.run_all([make(f"seed={seed}")], workers)
+            assert result.state == "complete"
+            pids.append(workers[0].pid.result())
+    assert pids[0] == pids[1]
+    assert not Path(f"/proc/{pids[0]}").exists()
 
 
 def test_check_launcher_is_quiet_about_what_can_be():

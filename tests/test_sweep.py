@@ -8,10 +8,10 @@ import pytest
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from normbench import records
+from normbench import build, records, typed
 from normbench.app import register_plugins
 from normbench.config import ConfigError, run_id
-from normbench.sweep import estimate, jobs
+from normbench.sweep import estimate, jobs, session
 
 FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 
@@ -20,9 +20,9 @@ FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 def plan():
     register_plugins()
 
-    def make(*typed):
+    def make(*typed, most=None):
         with initialize_config_module("normbench.conf", version_base="1.3"):
-            return jobs.plan(GlobalHydra.instance().config_loader(), typed)
+            return jobs.plan(GlobalHydra.instance().config_loader(), typed, most)
 
     return make
 
@@ -237,3 +237,72 @@ def test_two_places_are_two_runs(tmp_path):
     answer = sweep(tmp_path, "out=here,there")
     assert answer.stdout.startswith("2 runs: 0 done before, 2 to train")
     assert len(list(records.find_runs(tmp_path / "here"))) == len(list(records.find_runs(tmp_path / "there"))) == 1
+
+
+# ------------------------------------------------------------------------------------------------ the check, at scale
+
+
+def test_more_jobs_than_one_may_want_are_refused_with_their_cost(tmp_path):
+    answer = sweep(tmp_path, "norm=none,bn", "seed=range(100000)")
+    assert answer.returncode == 2
+    assert "200,000 jobs; if all are like the first, they take about" in answer.stderr
+    assert "add --yes" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_yes_starts_them_all(plan, monkeypatch):
+    assert plan("seed=range(7)", most=None).asked == 7
+    with pytest.raises(jobs.TooMany) as error:
+        plan("seed=range(7)", "norm=none,bn", most=13)
+    assert (error.value.count, error.value.first.config.seed) == (14, 0)
+    assert typed.arrange(["-m", "seed=range(7)", "--yes"])[-1] == "hydra.sweeper.yes=true"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("optimizer.lr=0.1,0.2", "model.hidden=[8],[4,4]", "norm=none,bn", "norm.eps=1e-3"),
+        ("name=s${seed}", "norm.eps=0.1,0.2"),
+        ("optimizer=sgd", "optimizer._target_=torch.optim.RMSprop", "optimizer.lr=0.1,0.2"),
+        ("dataset=imagefolder", "dataset.root=x", "dataset.name=pets,cars"),
+        ("epochs=1,2", "eval.batch_size=7"),
+    ],
+)
+def test_jobs_that_share_what_is_equal_are_those_that_hydra_composes(plan, compose, others):
+    for job in plan("seed=3,4", *others).jobs:
+        assert job.config == compose(*job.overrides), job.overrides
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
+        ("seed=0,true", "seed"),
+        ("seed=0,0.5", "seed"),
+        ("optimizer.lr=0.1,-1", "optimizer.lr must be a number > 0, got -1"),
+        ("optimizer.lr=0.1,nan", "optimizer.lr must be"),
+        ("optimizer.betas=[0.9,0.99],[0.9]", "optimizer.betas must be a list of 2 numbers"),
+    ],
+)
+def test_no_value_escapes_the_check(plan, text, words):
+    with pytest.raises(ConfigError) as error:
+        plan(text)
+    assert words in str(error.value)
+
+
+def test_every_arm_is_built_once_and_its_seeds_are_not(plan, monkeypatch):
+    built = []
+    monkeypatch.setattr(build, "build", built.append)
+    work = session.look_for_finished(plan("dataset=synthetic", "norm=none,bn", "optimizer.lr=0.1,0.2", "seed=range(9)"))
+    session.check(work)
+    assert (len(work.todo), len(built)) == (36, 4)
+
+
+def test_a_long_dry_run_names_the_first_hundred(plan, monkeypatch):
+    monkeypatch.setattr(estimate, "measure", lambda config: estimate.Cost(60.0, 1_000_000))
+    lines = estimate.table(plan("seed=range(150)").jobs).splitlines()
+    assert len(lines) == 102
+    assert lines[-2:] == [
+        "  ... and 50 more",
+        "would take about 2:30:00 one after another, and 150.0 MB; nothing was started",
+    ]

@@ -4,13 +4,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
-from normbench import build, run, streams
+from normbench import build, run, streams, words
 from normbench.config import GROUPS, RunConfig
 from normbench.sweep.jobs import Job
 
 TIMED_S = 0.3  # of each kind of job
+LISTED = 100  # jobs of a dry run that get a line
+BESIDE_CHECKPOINT = 5_500  # bytes of run.json, config.yaml and train.log
+ROW = 250  # bytes of a row in metrics.csv and in train.log
 NOT_COST = ("out", "name", "progress")
 
 
@@ -23,22 +25,29 @@ class Cost:
 
 
 def table(todo: Sequence[Job]) -> str:
-    """The jobs that would run, one a line, and what they take together, one after another."""
+    """The jobs that would run, one a line, and what they take together."""
     costs: dict[str, Cost] = {}
-    lines, seconds, megabytes = [], 0.0, 0.0
+    lines, seconds, size = [], 0.0, 0.0
     for job in todo:
         like = kind(job.config)
         if like not in costs:
             costs[like] = measure(job.config)
         seconds += costs[like].seconds
-        megabytes += costs[like].bytes / 1e6
-        lines.append(f"  {job.config.folder}  {_duration(costs[like].seconds)}")
-    total = f"would take about {_duration(seconds)} one after another, and {megabytes:.1f} MB; nothing was started"
-    return "\n".join([*lines, total])
+        size += costs[like].bytes
+        if len(lines) < LISTED:
+            lines.append(f"  {job.config.folder}  {words.duration(costs[like].seconds)}")
+    lines += [f"  ... and {len(todo) - LISTED:,} more"] if len(todo) > LISTED else []
+    return "\n".join([*lines, f"would take {_total(seconds, size)}; nothing was started"])
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+def of_many(count: int, first: Job) -> str:
+    """What so many jobs would take if all were like the first."""
+    cost = measure(first.config)
+    return f"if all are like the first, they take {_total(count * cost.seconds, count * cost.bytes)}"
+
+
+def _total(seconds: float, size: float) -> str:
+    return f"about {words.duration(seconds)} one after another, and {words.size(size)}"
 
 
 def kind(config: RunConfig) -> str:
@@ -70,4 +79,4 @@ def measure(config: RunConfig) -> Cost:
     evaluations = 2 + attempt.total_steps // attempt.eval_every  # the first row, and the test set
     size = len(checkpoint.pack(attempt.built, attempt.progress, {}, to_resume=config.checkpoint.keep == "all"))
     kept = size if config.checkpoint.keep != "none" else 0
-    return Cost(attempt.total_steps * step_s + evaluations * first_eval_s, kept)
+    return Cost(attempt.total_steps * step_s + evaluations * first_eval_s, kept + BESIDE_CHECKPOINT + ROW * evaluations)

@@ -1,12 +1,14 @@
 """From what was typed to the jobs of a sweep: expanded, checked, and equal ones joined. A single run is a sweep of one.
 
 Composing is slow (about 40 ms), so a config is composed once for each combination of choices (norm=bn,
-+experiment=x, ...) and the plain settings (optimizer.lr=0.1) are then set in it.
++experiment=x, ...), the plain settings (optimizer.lr=0.1) are then set in it, and jobs that differ in their seed alone
+share all but the seed.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check_parts, load, unknown_key
+from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check_parts, check_ranges, load, unknown_key
 
 CONFIG_NAME = "train"
 
@@ -39,7 +41,15 @@ class Plan:
     asked: int = 0
 
 
-def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
+class TooMany(ConfigError):
+    """A sweep of more jobs than one may want by mistake. count: of jobs; first: one of them."""
+
+    def __init__(self, count: int, first: Job):
+        super().__init__(f"{count:,} jobs")
+        self.count, self.first = count, first
+
+
+def plan(loader: ConfigLoader, typed: Sequence[str], most: int | None = None) -> Plan:
     """Expand, check and join.
 
     A setting of a group goes to those jobs whose choice has the key, and is left out of the others; if no job
@@ -48,13 +58,18 @@ def plan(loader: ConfigLoader, typed: Sequence[str]) -> Plan:
     Args:
         loader: Hydra's, with the search path of this command.
         typed: the overrides as typed, sweeps and all.
+        most: more jobs than this are refused.
 
     Raises:
+        TooMany: more jobs than `most`.
         ConfigError: anything about any job that can be known without loading data.
     """
-    composer = _Composer(loader)
-    combinations = expand(loader, typed)
-    jobs = [composer.job(overrides) for overrides in combinations]
+    composer, parser = _Composer(loader), OverridesParser.create(config_loader=loader)
+    axes = expand(loader, typed)
+    count = math.prod(len(axis) for axis in axes)
+    if most is not None and count > most:
+        raise TooMany(count, composer.job(parser.parse_overrides([axis[0] for axis in axes])))
+    jobs = [composer.job(overrides) for overrides in itertools.product(*map(parser.parse_overrides, axes))]
     for key, keys_instead in composer.without_effect.items():
         raise ConfigError(unknown_key(key, keys_instead))
     different: dict[Path, Job] = {}
@@ -68,7 +83,11 @@ def configs(loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[Ru
     """The config of each job, from the overrides that a sweeper gives a launcher."""
     composer = _Composer(loader)
     parser = OverridesParser.create(config_loader=loader)
-    return [composer.job(parser.parse_overrides(list(texts))).config for texts in overrides]
+    parsed: dict[str, Override] = {}
+    for text in itertools.chain.from_iterable(overrides):
+        if text not in parsed:
+            (parsed[text],) = parser.parse_overrides([text])
+    return [composer.job([parsed[text] for text in texts]).config for texts in overrides]
 
 
 def _refuse_other_way(first: Job, job: Job) -> None:
@@ -84,25 +103,25 @@ def _refuse_other_way(first: Job, job: Job) -> None:
             )
 
 
-def expand(loader: ConfigLoader, typed: Sequence[str]) -> list[list[Override]]:
-    """Every combination of the swept values, in the order typed, the last key fastest."""
+def expand(loader: ConfigLoader, typed: Sequence[str]) -> list[list[str]]:
+    """The settings of each key, one a value, in the order typed; the jobs are their product, the last key fastest."""
     parser = OverridesParser.create(config_loader=loader)
-    axes: dict[str, list[Override]] = {}
+    axes: dict[str, list[str]] = {}
     for text in typed:
         (override,) = parser.parse_overrides([text])  # unlike parse_override, it lets glob(*) look up the choices
         key = override.key_or_group if override.is_delete() else override.get_key_element().lstrip("+~")
         if key in axes:
             raise ConfigError(f"{key} is given twice; for a sweep write {key}=A,B with -m")
         if not override.is_sweep_override():
-            axes[key] = [override]
+            axes[key] = [text]
         elif override.is_discrete_sweep():
             prefix = override.get_key_element()
-            axes[key] = parser.parse_overrides([f"{prefix}={value}" for value in override.sweep_string_iterator()])
+            axes[key] = [f"{prefix}={value}" for value in override.sweep_string_iterator()]
         else:
             raise ConfigError(f"{text}: a sweep needs a list of values, like {key}=0.1,0.01")
         if not axes[key]:
             raise ConfigError(f"{text} is an empty sweep; write {key}=A,B")
-    return [list(combination) for combination in itertools.product(*axes.values())]
+    return list(axes.values())
 
 
 class _Composer:
@@ -111,34 +130,42 @@ class _Composer:
     def __init__(self, loader: ConfigLoader):
         self.loader = loader
         self.groups = set(loader.list_groups(""))
-        self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+        self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], bool]] = {}
+        self.bases: dict[tuple[str, ...], Job] = {}
         self.with_effect: set[str] = set()
         self.without_effect: dict[str, list[str]] = {}  # key: the keys that are there in its place
 
     def job(self, overrides: Sequence[Override]) -> Job:
         choosing = [o for o in overrides if not self._sets_a_value(o)]
-        defaults, choices = self._compose(tuple(_text(o) for o in choosing))
-        cfg = defaults.copy()
-        used = []
-        for override in overrides:
-            if override in choosing or self._set(cfg, override):
-                used.append(_text(override))
-        config = load(cfg, choices, used)
+        defaults, choices, interpolates = self._compose(tuple(_text(o) for o in choosing))
+        interpolates |= any("${" in _text(o) for o in overrides)  # a value may be made of others
+        plain = [] if interpolates else [o for o in overrides if _is_plain(o, defaults)]
+        others = [o for o in overrides if o not in plain]
+        texts = tuple(_text(o) for o in others)
+        if texts not in self.bases:
+            cfg = defaults.copy()
+            used = [_text(o) for o in others if o in choosing or self._set(cfg, o)]
+            self.bases[texts] = Job(tuple(used), load(cfg, choices, used))
+        base = self.bases[texts]
+        config = replace(base.config, **{group: dict(getattr(base.config, group)) for group in GROUPS})
+        used = {*base.overrides, *(_text(o) for o in plain if self._set_plain(config, o))}
+        check_ranges(config)
         check_parts(config, defaults)
-        return Job(tuple(used), config)
+        return Job(tuple(text for o in overrides if (text := _text(o)) in used), config)
 
     def _sets_a_value(self, override: Override) -> bool:
         """`key=value` of an existing key, as opposed to a choice, `+key=`, `~key` or Hydra's own settings."""
         key = override.get_key_element()
         return key[0] not in "+~" and "/" not in key and "@" not in key and key not in self.groups and key != "hydra"
 
-    def _compose(self, texts: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
+    def _compose(self, texts: tuple[str, ...]) -> tuple[DictConfig, dict[str, str], bool]:
+        """The config of these choices, their names, and whether any value in it is made of others."""
         if texts not in self.composed:
             cfg = self.loader.load_configuration(CONFIG_NAME, list(texts), run_mode=RunMode.RUN)
             choices: Any = OmegaConf.to_container(cfg.hydra.runtime.choices)
             with open_dict(cfg):
                 del cfg["hydra"]
-            self.composed[texts] = cfg, choices
+            self.composed[texts] = cfg, choices, "${" in str(cfg)
         return self.composed[texts]
 
     def _set(self, cfg: DictConfig, override: Override) -> bool:
@@ -150,13 +177,45 @@ class _Composer:
                 OmegaConf.update(cfg, key, override.value(), merge=False)
             except (OmegaConfBaseException, HydraException) as error:
                 raise ConfigError(f"{_text(override)}: {str(error).splitlines()[0]}") from None
-            self.with_effect.add(key)
-            self.without_effect.pop(key, None)
         elif key.partition(".")[0] not in GROUPS:
             raise ConfigError(unknown_key(key, beside))
+        return self._noted(key, beside)
+
+    def _set_plain(self, config: RunConfig, override: Override) -> bool:
+        """The same, in a config that is already made."""
+        key, value = override.key_or_group, override.value()
+        group, _, setting = key.partition(".")
+        if not setting:
+            setattr(config, key, value)
+            return True
+        part = getattr(config, group)
+        if there := setting in part:
+            part[setting] = value
+        return self._noted(key, None if there else list(part))
+
+    def _noted(self, key: str, beside: Sequence[str] | None) -> bool:
+        if beside is None:
+            self.with_effect.add(key)
+            self.without_effect.pop(key, None)
         elif key not in self.with_effect:
             self.without_effect[key] = sorted({*self.without_effect.get(key, ()), *beside})
         return beside is None
+
+
+def _is_plain(override: Override, defaults: DictConfig) -> bool:
+    """Whether its value only has to be put into a finished config: a seed, or a number or word of a part."""
+    key, value = override.get_key_element(), override.value()
+    group, _, setting = key.partition(".")
+    if key == "seed":
+        return type(value) is int and 0 <= value < 2**32
+    values = value if isinstance(value, list) else [value]
+    return (
+        group in GROUPS
+        and setting not in ("", "name", "_target_")
+        and "." not in setting
+        and all(type(v) in (int, float, str, bool) for v in values)
+        and not OmegaConf.is_missing(defaults.get(group) or {}, setting)
+    )
 
 
 def _text(override: Override) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
@@ -46,7 +47,7 @@ def default_workers(threads: int) -> int:
 
 def run_all(
     configs: Sequence[RunConfig],
-    workers: int,
+    workers: "int | Workers",
     *,
     timeout_s: float | None = None,
     fail_fast: bool = False,
@@ -59,7 +60,7 @@ def run_all(
 
     Args:
         configs: of runs in different folders.
-        workers: processes, >= 1.
+        workers: processes, >= 1; or those that were started before, which then stay.
         timeout_s: a run that takes longer is stopped, and can go on later.
         fail_fast: after a failure nothing more is begun.
         told: gets each result as it comes, with the number of its config.
@@ -70,9 +71,9 @@ def run_all(
     """
     results: list[Result] = [NotStarted("not started: another run failed before") for _ in configs]
     queue = _Queue(configs)
-    slots = [_Worker() for _ in range(min(workers, len(configs)))]
-    try:
-        with _signals() as signals:
+    with contextlib.ExitStack() as ours:
+        slots = ours.enter_context(Workers(min(workers, len(configs)))) if isinstance(workers, int) else workers
+        with slots.stopping_at_errors(), _signals() as signals:
             while queue.waiting or any(worker.busy for worker in slots):
                 for worker in slots:
                     if queue.waiting and not worker.busy:
@@ -91,9 +92,6 @@ def run_all(
                         if fail_fast and has_failed(results[number]):
                             queue.waiting.clear()
                 looked(sum(worker.busy for worker in slots), queue.left_s(slots))
-    finally:
-        for worker in slots:
-            worker.close()
     return results
 
 
@@ -126,6 +124,36 @@ def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
     ends = [worker.end() for worker in busy]
     stopped = [end for end in ends if isinstance(end, run.Outcome) and end.state == "interrupted"]
     return run.Interrupted(stopped[0], signum) if stopped else KeyboardInterrupt()
+
+
+class Workers(Sequence["_Worker"]):
+    """Processes, started at once: they import what a run needs while their parent does something else."""
+
+    def __init__(self, count: int):
+        self.slots = [_Worker() for _ in range(count)]
+        for worker in self.slots:
+            worker.start()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.slots[index]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.slots:
+            worker.close()
+
+    @contextlib.contextmanager
+    def stopping_at_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.__exit__()
+            raise
 
 
 class _Queue:
@@ -176,12 +204,16 @@ class _Worker:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def begin(self, number: int, config: RunConfig) -> None:
+    def start(self) -> ProcessPoolExecutor:
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path,), timeout=None)
+            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path, os.getpid()), timeout=None)
             self.pid = self.pool.submit(os.getpid)
+        return self.pool
+
+    def begin(self, number: int, config: RunConfig) -> None:
+        pool = self.start()
         self.number, self.began, self.instead = number, time.monotonic(), None
-        self.future = self.pool.submit(_train, config.to_dict())
+        self.future = pool.submit(_train, config.to_dict())
 
     def tell_to_stop(self) -> None:
         """As Ctrl-C does: the run saves what it has and ends."""
@@ -215,14 +247,28 @@ class _Worker:
 
     def close(self) -> None:
         if self.pool is not None:
-            self.pool.shutdown(wait=True, kill_workers=self.busy)
+            starting = self.pid is not None and not self.pid.done()
+            self.pool.shutdown(wait=True, kill_workers=self.busy or starting)
         self.pool = self.pid = self.future = None
 
 
-def _prepare(path: list[str]) -> None:
+def _prepare(path: list[str], parent: int) -> None:
     """In a new worker: it finds the classes that its parent finds, and leaves the terminal's signals to it."""
     sys.path[:] = path
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    import torch._dynamo  # noqa: F401 - as torch.optim does at its first step, which takes a second
+
+    from normbench import train  # noqa: F401
+
+
+def _follow(parent: int) -> None:
+    """In a worker: when its parent is gone, however it went, the run saves what it has and ends."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _train(settings: dict) -> run.Outcome:

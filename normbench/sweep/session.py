@@ -1,18 +1,23 @@
 """One sweep from the command line: say what will run, run it, say how it went."""
 
+import contextlib
+import json
 import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from normbench import build, records, run
-from normbench.config import ConfigError
+from normbench.config import ConfigError, identity
 from normbench.sweep import estimate, jobs
+
+MOST = 10_000  # jobs that are started without a further question
+HOW = "to start them all the same, add --yes"
 
 
 class SweepFailed(Exception):
@@ -32,55 +37,87 @@ class Sorted:
     todo: list[jobs.Job] = field(default_factory=list)
 
 
-def sort_out(planned: jobs.Plan) -> Sorted:
-    """Look for finished runs, and build every other job once, so that nothing starts if anything can't be.
+def look_for_finished(planned: jobs.Plan) -> Sorted:
+    """The runs that were finished before, and all others as something to do.
+
+    Raises:
+        ConfigError: a folder that holds something else. DataError: a run of other data.
+    """
+    result = Sorted()
+    for job in planned.jobs:
+        outcome = run.finished(job.config)
+        if outcome:
+            result.done.append(outcome)
+        else:
+            result.todo.append(job)
+    return result
+
+
+def check(work: Sorted) -> None:
+    """Build a job of every arm once, so that nothing starts if anything can't be; what is impossible is sorted out.
+
+    An arm is what is left of a config without its seed.
 
     Raises:
         ConfigError, DataError: a job that can't be built. All jobs impossible: the first one's reason.
     """
     from normbench.norm import Impossible
 
-    result = Sorted()
-    for job in planned.jobs:
-        outcome = run.finished(job.config)
-        if outcome:
-            result.done.append(outcome)
+    reasons: dict[str, str | None] = {}
+    for job in sorted(work.todo, key=lambda job: json.dumps(job.config.dataset)):  # each data set is loaded once
+        if (arm := _arm(job)) in reasons:
             continue
         try:
             build.build(job.config)
-            result.todo.append(job)
+            reasons[arm] = None
         except Impossible as error:
-            result.impossible.append((job, str(error)))
+            reasons[arm] = str(error)
         except ConfigError as error:
             raise ConfigError(
-                f"{error} (in {' '.join(job.overrides)})" if len(planned.jobs) > 1 else str(error)
+                f"{error} (in {' '.join(job.overrides)})" if len(work.todo) > 1 else str(error)
             ) from error
-    if result.impossible and not result.todo and not result.done:
-        raise ConfigError(result.impossible[0][1])
-    return result
+    work.impossible = [(job, reason) for job in work.todo if (reason := reasons[_arm(job)])]
+    work.todo = [job for job in work.todo if reasons[_arm(job)] is None]
+    if work.impossible and not work.todo and not work.done:
+        raise ConfigError(work.impossible[0][1])
 
 
-def run_sweep(loader: ConfigLoader, typed: Sequence[str], launcher: Launcher, dry_run: bool) -> Sequence[JobReturn]:
+def _arm(job: jobs.Job) -> str:
+    return identity(replace(job.config, seed=0).to_dict())
+
+
+def run_sweep(
+    loader: ConfigLoader, typed: Sequence[str], launcher: Launcher, dry_run: bool, yes: bool
+) -> Sequence[JobReturn]:
     """Check everything, then train what is left to train.
 
     Raises:
         ConfigError, DataError: before anything is written.
         SweepFailed: a run failed; the others were run all the same.
     """
-    planned = jobs.plan(loader, typed)
-    work = sort_out(planned)
-    joined = f" ({planned.asked} asked for, equal ones joined)" if planned.asked > len(planned.jobs) else ""
-    parts = f"{len(work.done)} done before, {len(work.todo)} to train, {len(work.impossible)} impossible"
-    print(f"{len(planned.jobs)} run{'s' * (len(planned.jobs) != 1)}{joined}: {parts}")
-    for job, reason in work.impossible:
-        print(f"  impossible: {' '.join(job.overrides)}: {reason}")
-    if dry_run:
-        print(estimate.table(work.todo))
-        return []
-    for job, reason in work.impossible:
-        run.record_skipped(job.config, reason)
-    started = time.monotonic()
-    returns = launcher.launch([job.overrides for job in work.todo], initial_job_idx=1) if work.todo else []
+    try:
+        planned = jobs.plan(loader, typed, most=None if yes else MOST)
+    except jobs.TooMany as error:
+        raise ConfigError(f"{error}; {estimate.of_many(error.count, error.first)}; {HOW}") from None
+    work = look_for_finished(planned)
+    with contextlib.ExitStack() as held:
+        # a launcher that has processes to start does so while the jobs are checked
+        ready = getattr(launcher, "ready", None) if work.todo and not dry_run else None
+        if ready:
+            held.enter_context(ready([job.config for job in work.todo]))
+        check(work)
+        joined = f" ({planned.asked} asked for, equal ones joined)" if planned.asked > len(planned.jobs) else ""
+        parts = f"{len(work.done)} done before, {len(work.todo)} to train, {len(work.impossible)} impossible"
+        print(f"{len(planned.jobs)} run{'s' * (len(planned.jobs) != 1)}{joined}: {parts}", flush=True)
+        for job, reason in work.impossible:
+            print(f"  impossible: {' '.join(job.overrides)}: {reason}")
+        if dry_run:
+            print(estimate.table(work.todo))
+            return []
+        for job, reason in work.impossible:
+            run.record_skipped(job.config, reason)
+        started = time.monotonic()
+        returns = launcher.launch([job.overrides for job in work.todo], initial_job_idx=1) if work.todo else []
     _summarize(work, returns, time.monotonic() - started)
     return returns
 

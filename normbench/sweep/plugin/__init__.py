@@ -4,7 +4,8 @@ They are installed as hydra_plugins.normbench_checked: Hydra starts no plugin fr
 whenever any Hydra program of the environment starts, so nothing heavy is imported here.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 class CheckedSweeperConf:
     _target_: str = "hydra_plugins.normbench_checked.CheckedSweeper"
     dry_run: bool = False
+    yes: bool = False
     params: dict[str, Any] | None = None
 
 
@@ -29,11 +31,12 @@ class CheckedSweeper(Sweeper):
 
     Args:
         dry_run: say what would run, and stop.
+        yes: start it, however many jobs it has.
         params: a sweep that an experiment brings along, `{norm: "none,bn", seed: "0,1,2"}`; what is typed wins.
     """
 
-    def __init__(self, dry_run: bool, params: dict[str, Any] | None):
-        self.dry_run, self.params = dry_run, params or {}
+    def __init__(self, dry_run: bool, yes: bool, params: dict[str, Any] | None):
+        self.dry_run, self.yes, self.params = dry_run, yes, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
@@ -47,7 +50,7 @@ class CheckedSweeper(Sweeper):
         typed = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         brought = [f"{key}={value}" for key, value in self.params.items() if key not in typed]
         try:
-            return session.run_sweep(self.loader, [*brought, *arguments], self.launcher, self.dry_run)
+            return session.run_sweep(self.loader, [*brought, *arguments], self.launcher, self.dry_run, self.yes)
         except Exception as error:
             raise Stop(error) from error
 
@@ -74,19 +77,36 @@ class PoolLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from normbench import app
+        from normbench.sweep import pool
 
         app.check_launcher(self.workers, self.timeout_s)  # before the sweeper writes anything
         self.loader = hydra_context.config_loader
+        self.started: pool.Workers | None = None
+
+    @contextlib.contextmanager
+    def ready(self, configs: Sequence[Any]) -> Iterator[None]:
+        """With processes for these runs, which start while the sweeper looks at them."""
+        from normbench.sweep import pool
+
+        count = self.workers or pool.default_workers(max(config.threads for config in configs))
+        with pool.Workers(min(count, len(configs))) as self.started:
+            try:
+                yield
+            finally:
+                self.started = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from normbench import app
         from normbench.sweep import jobs, pool
 
         configs = jobs.configs(self.loader, job_overrides)
-        workers = self.workers or pool.default_workers(max(config.threads for config in configs))
-        with app.told(len(configs), initial_job_idx) as (told, looked):
+        with contextlib.ExitStack() as stack:
+            if self.started is None:
+                stack.enter_context(self.ready(configs))
+            told, looked = stack.enter_context(app.told(len(configs), initial_job_idx))
+            assert self.started is not None
             results = pool.run_all(
-                configs, workers, timeout_s=self.timeout_s, fail_fast=self.fail_fast, told=told, looked=looked
+                configs, self.started, timeout_s=self.timeout_s, fail_fast=self.fail_fast, told=told, looked=looked
             )
         returns = []
         for overrides, result in zip(job_overrides, results, strict=True):
