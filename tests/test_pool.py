@@ -1,6 +1,7 @@
 """Many runs at once: the same results as one after another, and what befalls one run befalls it alone."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -256,3 +257,46 @@ def test_check_launcher_is_quiet_about_what_can_be():
     with pytest.raises(Stop) as stop:
         app.check_launcher(0, None)
     assert isinstance(stop.value.error, ConfigError)
+
+
+def digest(folder):
+    return rows(folder), {k: v.tolist() for k, v in checkpoint.read(folder / "checkpoint.pt")["model"].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_interrupted_at_twenty_random_moments_a_sweep_ends_as_if_it_never_was(tmp_path):
+    """With every kind of signal, at any moment from the start of Python on, the sweep is stopped and begun again."""
+    arms = ("model=lenet", "optimizer=momentum", "dataset.train_size=2000", "seed=0,1,2,3", "epochs=40")
+    arms += ("eval.every_steps=5", "checkpoint.every_s=0")
+    command = [sys.executable, "-m", "normbench", "train", "-m", "dataset=fashion_mini", "progress=false", *arms]
+    began = time.monotonic()
+    assert subprocess.run([*command, "name=whole"], cwd=tmp_path, capture_output=True).returncode == 0
+    whole_s = time.monotonic() - began
+    rng, saved = random.Random(0), [0]
+    for turn in range(20):
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[turn % 3]
+        process = subprocess.Popen(
+            [*command, "name=stopped"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        time.sleep(rng.random() * (0.2 * whole_s + 5))
+        children = below(process.pid)
+        os.killpg(process.pid, number)
+        process.communicate(timeout=60)
+        assert process.returncode in (128 + number, -number, 0), "-number: before Python was ready for it; 0: done"
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+        found = [records.read_run(folder) for folder in records.find_runs(tmp_path / "results" / "stopped")]
+        assert {record["state"] for record in found} <= {"interrupted", "complete"}
+        saved.append(sum(record["steps"] for record in found))
+    assert saved == sorted(saved)
+    assert subprocess.run([*command, "name=stopped"], cwd=tmp_path, capture_output=True).returncode == 0
+    stopped, whole = (
+        {folder.name: digest(folder) for folder in records.find_runs(tmp_path / "results" / name)}
+        for name in ("stopped", "whole")
+    )
+    assert stopped == whole
+    print(f"interrupted 20 times; steps saved after each: {saved[1:]}")
