@@ -1,9 +1,11 @@
 """One run: is it done, lock, resume, train, record, final state. What it prints and returns is an Outcome."""
 
 import contextlib
+import errno
 import json
 import logging
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -111,26 +113,49 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
     if before:
         return before
     streams.set_determinism(config.threads)
+    seen = _mark(config.folder)
     built = build.build(config)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(records.Lock(config.folder))
+            before = finished(config) if _mark(config.folder) != seen else None
+            if before:  # by another process, while this one prepared itself
+                return before
             held.enter_context(_logging_to(config.folder / "train.log"))
         except OSError as error:
             raise ConfigError(f"out={config.out}: {error.strerror}: {config.folder}; try another out=FOLDER") from None
         return Attempt(config, built).run(announce, bar and config.progress)
 
 
+def _mark(folder: Path) -> bytes | None:
+    """run.json as it is."""
+    with contextlib.suppress(OSError):
+        return (folder / "run.json").read_bytes()
+    return None
+
+
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _TrainLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take before, it does not take now
+            handler.close()
+
+
+class _TrainLog(logging.FileHandler):
+    """The log of a run; a disk that does not take its lines is told of once, and is no reason to stop training."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self.told:
+            self.told = True
+            log.warning("%s cannot be written (%s)", self.baseFilename, sys.exc_info()[1])
 
 
 class Attempt:
@@ -154,8 +179,9 @@ class Attempt:
     def run(self, announce: Callable[[str], None], bar: bool) -> Outcome:
         self.restore()
         try:
+            records.remove_temporaries(self.folder)
+            self.commit("running")  # first: an ended attempt's run.json vouches for its config.yaml
             records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
-            self.commit("running")
             with contextlib.suppress(OSError):  # nobody listens any more: no reason not to train
                 announce(manifest.headline(self.config, self.built, self.progress, self.total_steps))
             with self.signals():
@@ -164,11 +190,10 @@ class Attempt:
                     self.save_now_and_then()
                 return self.finish()
         except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved
-            outcome = self.commit("interrupted")
-            raise Interrupted(outcome, self.signum or signal.SIGINT) from error
+            raise Interrupted(self.give_up("interrupted"), self.signum or signal.SIGINT) from error
         except (Exception, SystemExit) as error:  # a user's class may raise anything, even an exit
             log.error("%s", traceback.format_exc())
-            return self.commit("failed", reason=f"{_in_words(error, self.folder)} (at step {self.progress.step})")
+            return self.give_up("failed", f"{_in_words(error, self.folder)} (at step {self.progress.step})")
 
     def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
         """Train; the rows as they are measured."""
@@ -325,12 +350,21 @@ class Attempt:
         records.write(self.folder / "metrics.csv", records.metrics_csv(progress.rows))
         record = manifest.of_run(self.config, self.built, progress, state)
         record |= {"started_at": self.started_at, **results}
-        names = ["config.yaml", "metrics.csv"]
-        # the checkpoint of a run that goes on is replaced before run.json is, so only an ended one is listed
-        names += ["checkpoint.pt"] if state != "running" and (self.folder / "checkpoint.pt").exists() else []
+        # while a run goes on, its files are replaced before run.json is: only an ended one's are vouched for
+        names = () if state == "running" else ("config.yaml", "metrics.csv", "checkpoint.pt")
+        names = [name for name in names if (self.folder / name).exists()]
         record["files"] = {name: records.sha256((self.folder / name).read_bytes()) for name in names}
         records.write(self.folder / "run.json", records.run_json(record))
         return Outcome(state, self.folder, record)
+
+    def give_up(self, state: str, reason: str | None = None) -> Outcome:
+        """Commit; a disk that takes not even that leaves the folder as it was, and the outcome says so."""
+        try:
+            return self.commit(state, reason=reason)
+        except OSError as error:
+            words = f"{_in_words(error, self.folder)}, so this could not be recorded there"
+            record = manifest.of_run(self.config, self.built, self.saved, state)
+            return Outcome(state, self.folder, record | {"reason": f"{reason}; {words}" if reason else words})
 
 
 def record_skipped(config: RunConfig, reason: str) -> None:
@@ -344,8 +378,10 @@ def record_skipped(config: RunConfig, reason: str) -> None:
 
 
 def _in_words(error: BaseException, folder: Path) -> str:
-    if isinstance(error, OSError) and error.errno == 28:
-        return f"no space left on the disk of {folder}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk of {folder} ({error.strerror})"
+    if isinstance(error, OSError) and error.filename and Path(error.filename).parent == folder:
+        return f"the disk of {folder} does not take {Path(error.filename).name} ({error.strerror})"
     return f"{type(error).__name__}: {error}"
 
 

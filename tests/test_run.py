@@ -402,3 +402,28 @@ def test_the_second_process_is_told_who_has_the_folder(tmp_path):
         first.kill()
         first.wait()
         first.stdout.close()
+
+
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_what_another_process_ended_while_this_one_prepared_itself_is_not_made_again(config, monkeypatch, keep):
+    settings, real, outcomes = config("name=raced", f"checkpoint.keep={keep}"), build.build, []
+
+    def slow(asked):
+        if not outcomes:
+            outcomes.append(None)
+            outcomes[0] = quiet(settings)
+        return real(asked)
+
+    monkeypatch.setattr(build, "build", slow)
+    second = quiet(settings)
+    assert not second.new
+    assert (
+        second.record == records.verify(outcomes[0].folder) == {**outcomes[0].record, "sha256": second.record["sha256"]}
+    )
+
+
+def test_a_killed_writers_temporary_file_is_removed(config):
+    folder = quiet(config("name=killed", "stop_epoch=1", "checkpoint.keep=none")).folder
+    (folder / ".checkpoint.pt.tmp").write_bytes(b"PK half a checkpoint")
+    quiet(config("name=killed", "checkpoint.keep=none"))
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.yaml", "metrics.csv", "run.json", "train.log"]
