@@ -192,8 +192,10 @@ class Attempt:
         except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved
             raise Interrupted(self.give_up("interrupted"), self.signum or signal.SIGINT) from error
         except (Exception, SystemExit) as error:  # a user's class may raise anything, even an exit
-            log.error("%s", traceback.format_exc())
-            return self.give_up("failed", f"{_in_words(error, self.folder)} (at step {self.progress.step})")
+            disk = _of_the_disk(error, self.folder)  # says it all on the terminal; the lines of code are no help there
+            log.log(logging.INFO if disk else logging.ERROR, "%s", traceback.format_exc())
+            reason = disk or f"{type(error).__name__}: {error}"
+            return self.give_up("failed", f"{reason} (at step {self.progress.step})")
 
     def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
         """Train; the rows as they are measured."""
@@ -362,7 +364,7 @@ class Attempt:
         try:
             return self.commit(state, reason=reason)
         except OSError as error:
-            words = f"{_in_words(error, self.folder)}, so this could not be recorded there"
+            words = f"{_of_the_disk(error, self.folder) or error}, so this could not be recorded there"
             record = manifest.of_run(self.config, self.built, self.saved, state)
             return Outcome(state, self.folder, record | {"reason": f"{reason}; {words}" if reason else words})
 
@@ -377,12 +379,14 @@ def record_skipped(config: RunConfig, reason: str) -> None:
         records.write(config.folder / "run.json", records.run_json(record))
 
 
-def _in_words(error: BaseException, folder: Path) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk of {folder} ({error.strerror})"
-    if isinstance(error, OSError) and error.filename and Path(error.filename).parent == folder:
-        return f"the disk of {folder} does not take {Path(error.filename).name} ({error.strerror})"
-    return f"{type(error).__name__}: {error}"
+def _of_the_disk(error: BaseException, folder: Path) -> str | None:
+    """In words, if it is an error of writing to the run's folder."""
+    if not isinstance(error, OSError) or not error.filename or Path(error.filename).parent != folder:
+        return None
+    file = Path(error.filename).name
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk of {folder} for {file} ({error.strerror})"
+    return f"the disk of {folder} does not take {file} ({error.strerror})"
 
 
 def _words(environment: dict[str, Any]) -> str:

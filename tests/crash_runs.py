@@ -27,6 +27,7 @@ TESTS = Path(__file__).parent
 # every call by which a run changes its folder or takes hold of it
 CALLS = "openat,write,fsync,rename,unlink,flock,ftruncate,mkdir"
 FILES = ("config.yaml", "metrics.csv", "run.json", "checkpoint.pt")
+INSIDE = ("", ".lock", "train.log", *FILES, *(f".{name}.tmp" for name in FILES))  # a run folder, and all in it
 
 # All random streams matter (dropout, noise on the images, order), the optimizer has a state, evaluations do not fall
 # on the ends of epochs, and every one of them is saved: 21 steps of 7 an epoch, rows at 0, 5, 10, 15, 20 and 21.
@@ -145,14 +146,13 @@ class Place:
         self.server, self.command = server, ("train", *settings, f"name={name}", *overrides)
         self.folder = server.folder / "results" / name / run_id
 
-    def paths(self, names: Sequence[str] = ()) -> list[str]:
-        """strace's options that narrow it to some files of the folder and what replaces them; default: to all."""
-        inside = [f".{name}.tmp" for name in names or FILES] + list(names or (*FILES, "", ".lock", "train.log"))
+    def paths(self, names: Sequence[str]) -> list[str]:
+        """strace's options that narrow it to these files of the folder."""
         relative = self.folder.relative_to(self.server.folder)
         # as the command writes them, and as the kernel names an open file
-        return [word for name in inside for base in (relative, self.folder) for word in ("-P", str(base / name))]
+        return [word for name in names for base in (relative, self.folder) for word in ("-P", str(base / name))]
 
-    def start(self, *strace: str, names: Sequence[str] = ()) -> Started:
+    def start(self, *strace: str, names: Sequence[str] = INSIDE) -> Started:
         return self.server.start(*self.command, strace=[*strace, *self.paths(names)] if strace else ())
 
     def run(self) -> str:
@@ -177,8 +177,8 @@ class Place:
         assert code in (0, -signal.SIGKILL), started.said
         return code != 0
 
-    def failing(self, call: str, error: str, when: str, names: Sequence[str]) -> tuple[int, str]:
-        """Run on a disk that answers with an error; the exit code and what was said."""
+    def failing(self, call: str, error: str, when: str, names: Sequence[str] = INSIDE) -> tuple[int, str]:
+        """Run on a disk that answers this call on these files with an error; the exit code and what was said."""
         inject = f"inject={call}:error={error}:when={when}"
         started = self.start("-o", os.devnull, "-e", f"trace={call}", "-e", inject, names=names)
         return started.wait(), started.said

@@ -189,3 +189,151 @@ def test_file_before_name_before_folder_and_checkpoint_before_metrics_before_the
     after = replaced[replaced.index("checkpoint.pt") :]
     assert after == ["checkpoint.pt", "metrics.csv", "run.json"] * (len(after) // 3)
     assert len(after) // 3 == 6, "every row is saved"
+
+
+# ------------------------------------------------------------------------------------------------- broken disks (P10)
+
+ERRORS = {"ENOSPC": "No space left on device", "EDQUOT": "Disk quota exceeded", "EIO": "Input/output error"}
+
+
+def assert_failed(place, code, said, error, recorded):
+    """Failed in words that name the disk and the folder; what was saved before is whole; nothing half-made is left."""
+    folder = f"results/{place.folder.parent.name}/{place.folder.name}"
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert "Logging error" not in said
+    assert f"the disk of {folder}" in said
+    assert ERRORS[error] in said
+    assert last_line(said).startswith(f"failed: {folder}; next: ")
+    assert last_line(said).endswith(f"to try again: normbench {' '.join(map(quoted, place.command))}")
+    assert place.left_over() == []
+    place.saved()  # raises if the checkpoint is damaged
+    if (place.folder / "run.json").exists():
+        record = records.verify(place.folder)
+        assert record["state"] == ("failed" if recorded else "running")
+        if recorded:
+            assert f"the disk of {folder}" in record["reason"]
+            assert ERRORS[error] in record["reason"]
+    if (place.folder / "metrics.csv").exists():
+        assert_whole(place.folder)
+
+
+def quoted(word):
+    return f"'{word}'" if "[" in word else word
+
+
+DISK = [
+    # (call, error, on which file, from when on: `n` only the n-th, `n+` all from there); a few of all that are possible
+    ("write", "ENOSPC", "checkpoint.pt", "3+"),
+    ("fsync", "EIO", "checkpoint.pt", "2"),
+    ("rename", "EIO", "metrics.csv", "4"),
+    ("write", "EDQUOT", "run.json", "3+"),
+]
+FILES = ("config.yaml", "metrics.csv", "run.json", "checkpoint.pt")
+EVERY_DISK = [
+    (call, error, file, f"{n}{more}")
+    for call, error in (
+        ("openat", "ENOSPC"), ("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO"), ("fsync", "ENOSPC"),
+        ("rename", "ENOSPC"), ("rename", "EIO"),
+    )
+    for file in FILES
+    for n in ((1, 4) if file != "config.yaml" else (1,))
+    for more in ("", "+")
+]  # fmt: skip
+
+
+def fail_and_go_on(place, reference, call, error, file, when):
+    broken = place()
+    code, said = broken.failing(call, error, when, [f".{file}.tmp"])
+    assert_failed(
+        broken, code, said, error, recorded=not when.endswith("+") or file in ("checkpoint.pt", "config.yaml")
+    )
+    assert_goes_on(broken, reference)
+
+
+@needs_strace
+@pytest.mark.parametrize(("call", "error", "file", "when"), DISK)
+def test_a_disk_that_fails_loses_nothing_and_is_named(place, reference, call, error, file, when):
+    fail_and_go_on(place, reference, call, error, file, when)
+
+
+@needs_strace
+@pytest.mark.slow
+def test_whatever_the_disk_refuses_nothing_is_lost(place, reference, capsys):
+    for case in EVERY_DISK:
+        fail_and_go_on(place, reference, *case)
+    with capsys.disabled():
+        print(f"\ndisk errors: {len(EVERY_DISK)}, each named, all equal after the same command again")
+
+
+@needs_strace
+@pytest.mark.parametrize("n", [6, pytest.param(14, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)])
+def test_a_disk_that_takes_nothing_more_at_all_ends_the_run_in_words(place, reference, n):
+    """Not even train.log and run.json: the folder stays as it was, and the command says it all."""
+    full = place()
+    code, said = full.failing("write", "ENOSPC", f"{n}+")
+    assert_failed(full, code, said, "ENOSPC", recorded=False)
+    assert "train.log cannot be written" in said
+    assert "so this could not be recorded there" in said
+    assert len(said.splitlines()) <= 5
+    assert_goes_on(full, reference)
+
+
+@needs_strace
+def test_a_log_that_cannot_be_written_is_told_of_once_and_stops_nothing(place, reference):
+    silent = place()
+    code, said = silent.failing("write", "ENOSPC", "1+", ["train.log"])
+    assert code == 0
+    assert said.count("train.log cannot be written ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in said
+    assert_equal(silent, reference[1])
+
+
+@needs_strace
+def test_a_folder_that_cannot_be_locked_for_want_of_space_is_refused_in_words(place, reference):
+    full = place()
+    for call in ("openat", "write"):
+        code, said = full.failing(call, "ENOSPC", "1+", [".lock"])
+        assert code == 2
+        assert "No space left on device" in last_line(said)
+        assert f"results/{full.folder.parent.name}" in last_line(said)
+        assert "Traceback" not in said
+        assert "Exception ignored" not in said
+    assert_goes_on(full, reference)
+
+
+# ----------------------------------------------------------------------------------------------------- locks (P6, P7)
+
+
+def test_of_four_started_in_the_same_moment_one_trains(server, place, reference):
+    before = server.steps()
+    shared = place(
+        "checkpoint.keep=weights"
+    )  # whoever comes late must not make it again: it could not go on from these
+    waiting = [server.prepare(*shared.command) for _ in range(4)]
+    for started in waiting:
+        server.ask(go=started.pid)
+    ends = [(started.wait(), started.said) for started in waiting]
+    trained = [said for code, said in ends if code == 0 and "complete before" not in said]
+    assert len(trained) == 1, ends
+    for code, said in ends:
+        assert code in (0, 3), said
+        assert code == 0 or "is in use by process" in last_line(said)
+        assert "damaged" not in said
+    assert server.steps() - before == STEPS
+    assert_equal(shared, reference[1])
+
+
+def test_a_killed_process_gives_its_folder_free(place, server):
+    busy = place("epochs=100000")
+    first = busy.start()
+    while " steps on cpu" not in first.said:
+        assert first.server.process.poll() is None
+    second = busy.start()
+    assert second.wait() == 3
+    assert f"is in use by process {first.pid} on" in last_line(second.said)
+    assert first.kill() == -9
+    third = busy.start()
+    while " steps " not in third.said:
+        assert "in use" not in third.said
+    assert third.kill() == -9
