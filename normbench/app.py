@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from normbench import parts, records, run, typed
@@ -40,7 +40,8 @@ def register_plugins() -> None:
 def job(cfg: DictConfig) -> run.Outcome:
     """One run. A plain module-level function, so that any launcher can send it to another process."""
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    # as typed: a list of Hydra's would look up every ${...} in it when it is read
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if hydra_config.mode == RunMode.RUN:
         return _single(overrides)
     outcome = run.run(load(cfg, hydra_config.runtime.choices, overrides), announce=lambda _: None)

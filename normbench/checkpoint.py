@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PROGRESS = ("step", "train_s", "eval_s", "rows")  # plain values of Progress
 TO_RESUME = ("optimizer", "trained", "window", "rng_cpu", "rng_cuda")
+ALWAYS = (
+    *PROGRESS, "config", "environment", "started_at", "data_fingerprint", "input_shape", "masked", "classes", "model",
+    "preprocess",
+)  # fmt: skip
 
 
 def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_resume: bool) -> bytes:
@@ -83,6 +87,7 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, verified by its checksum.
 
     Raises:
+        Newer: of a newer format.
         Damaged: altered, torn, or not a checkpoint of this format.
     """
     payload = records.unseal(path)
@@ -91,8 +96,14 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises what it likes; a stranger's file must not end in a traceback
         reason = " ".join(str(error).split())[:300]
         raise records.Damaged(f"{path} is not a valid checkpoint: {reason}") from None
-    if not isinstance(content, dict) or content.get("format_version") != records.FORMAT_VERSION:
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is int and version > records.FORMAT_VERSION:
+        raise records.Newer(f"{path} was written by a newer normbench (format_version {version}): upgrade")
+    if type(version) is not int or version != records.FORMAT_VERSION:
         raise records.Damaged(f"{path} is not a checkpoint of format_version {records.FORMAT_VERSION}")
+    missing = [key for key in ALWAYS if key not in content]
+    if missing:
+        raise records.Damaged(f"{path} is not a valid checkpoint: it lacks {', '.join(missing)}")
     return content
 
 
@@ -117,7 +128,7 @@ def of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     record = records.read_run(folder)
     if record["state"] == "diverged":
-        raise records.Damaged(f"{folder} diverged at step {record['diverged_step']}: there is no trained network")
+        raise records.Damaged(f"{folder} diverged at step {record.get('diverged_step')}: there is no trained network")
     path = folder / "checkpoint.pt"
     if not path.exists():
         kept = record["config"].get("checkpoint", {}).get("keep")

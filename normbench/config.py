@@ -121,6 +121,7 @@ def load(cfg: DictConfig, choices: Mapping[str, str] = {}, overrides: Iterable[s
         ConfigError: unknown or missing keys, wrong types, numbers that are not finite or out of range.
     """
     _refuse_unknown(cfg)
+    _refuse_variables(OmegaConf.to_container(cfg, resolve=False))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -148,6 +149,18 @@ def _refuse_unknown(cfg: DictConfig) -> None:
         for key in node if isinstance(node, DictConfig) else ():
             if key not in known:
                 raise ConfigError(unknown_key(f"{section}.{key}", known))
+
+
+def _refuse_variables(value: Any, key: str = "") -> None:
+    """An environment variable may be a secret, and what is looked up here would be written into the run's files."""
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_variables(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, str) and re.search(r"\$\{\s*(oc\.)?env\s*:", value):
+        raise ConfigError(
+            f"{key} must not look up an environment variable, whose text would be written into the run's files, "
+            f'got {value}; let the shell do it: {key}="$VARIABLE"'
+        )
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -172,6 +172,9 @@ def _problem(record: dict[str, Any]) -> str | None:
     wrong += [key for key in COUNTED if type(record.get(key)) not in (int, type(None))]
     wrong += [] if type(record["seed"]) is int else ["seed"]
     wrong += [] if isinstance(config, dict) else ["config"]
+    wrong += ["total_steps"] if "steps" in record and record.get("total_steps") is None else []
+    ended = record["state"] in (*DONE, "paused")
+    wrong += ["data_fingerprint"] if ended and not isinstance(record.get("data_fingerprint"), str) else []
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
         wrong.append("files")
     elif record["state"] in DONE and "metrics.csv" not in files:

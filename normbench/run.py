@@ -64,23 +64,29 @@ def finished(config: RunConfig) -> Outcome | None:
     except records.Damaged as error:
         log.warning("%s; making it again", error)
         return None
-    if identity(record["config"]) != identity(config.to_dict()):
+    if not _is_of(record["config"], config):
         raise ConfigError(f"{folder} holds a run of another config: move it away, or use another out=FOLDER")
     stop = config.stop_epoch
-    paused = record["state"] == "paused" and stop is not None and record["epochs_done"] >= stop
+    paused = record["state"] == "paused" and stop is not None and (record.get("epochs_done") or 0) >= stop
     if record["state"] not in records.DONE and not paused:
         return None
     _refuse_other_data(config, record["data_fingerprint"], build.dataset(config.dataset).fingerprint(), folder)
     return Outcome(record["state"], folder, record, new=False, note=_made_otherwise(config, record))
 
 
+def _is_of(stored: dict[str, Any], config: RunConfig) -> bool:
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # somebody else's, whatever it holds
+        return identity(stored) == identity(config.to_dict())
+    return False
+
+
 def _made_otherwise(config: RunConfig, record: dict[str, Any]) -> str:
     """What was asked for now, but made another way: it is no other run, so it is not made again."""
     asked, made = config.to_dict(), record["config"]
     device = record.get("device", "cpu")
-    differs = [f"threads={made['threads']}"] if asked["threads"] != made["threads"] else []
+    keep = (made.get("checkpoint") or {}).get("keep")
+    differs = [f"threads={made.get('threads')}"] if asked["threads"] != made.get("threads") else []
     differs += [f"device={device}"] if asked["device"] != "auto" and not asked["device"].startswith(device) else []
-    keep = made["checkpoint"]["keep"]
     differs += [f"checkpoint.keep={keep}"] if asked["checkpoint"]["keep"] != keep else []
     return f"made with {' '.join(differs)}; to make it another way, use another out=FOLDER" if differs else ""
 
@@ -324,6 +330,8 @@ class Attempt:
             return
         try:
             content = checkpoint.read(path)
+        except records.Newer as error:
+            raise ConfigError(f"{error}, or use another out=FOLDER") from None
         except records.Damaged as error:
             aside = path.with_name("checkpoint.pt.damaged")
             path.replace(aside)
@@ -337,7 +345,13 @@ class Attempt:
                 "resuming with %s what began with %s: the last bits may differ",
                 _words(manifest.environment(self.config, self.built)), _words(content["environment"]),
             )  # fmt: skip
-        checkpoint.restore(content, self.built, self.progress)
+        try:
+            checkpoint.restore(content, self.built, self.progress)
+        except Exception as error:  # torch and a user's own class raise what they like
+            raise ConfigError(
+                f"{path} does not fit this run ({type(error).__name__}: {' '.join(str(error).split())[:300]}): "
+                "move it away to start again, or use another out=FOLDER"
+            ) from error
         self.saved, self.started_at = self.progress.copy(), content["started_at"]
         log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
 
