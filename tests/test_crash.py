@@ -176,7 +176,10 @@ def events(place):
 @needs_strace
 def test_file_before_name_before_folder_and_checkpoint_before_metrics_before_the_mark(place):
     """What survives a power cut, which no kill tests: the order in which things are told to the disk."""
-    calls = events(place())
+    assert_replaced_in_order(events(place()))
+
+
+def assert_replaced_in_order(calls):
     replaced = []
     for at, (call, name) in enumerate(calls):
         if call == "rename":
@@ -187,8 +190,7 @@ def test_file_before_name_before_folder_and_checkpoint_before_metrics_before_the
         if call in ("write", "unlink"):
             assert name.startswith(".") or name == "train.log", f"{name} is changed in its place"
     after = replaced[replaced.index("checkpoint.pt") :]
-    assert after == ["checkpoint.pt", "metrics.csv", "run.json"] * (len(after) // 3)
-    assert len(after) // 3 == 6, "every row is saved"
+    assert after == ["checkpoint.pt", "metrics.csv", "run.json"] * 6, "every row is saved"
 
 
 # ------------------------------------------------------------------------------------------------- broken disks (P10)
@@ -337,3 +339,45 @@ def test_a_killed_process_gives_its_folder_free(place, server):
     while " steps " not in third.said:
         assert "in use" not in third.said
     assert third.kill() == -9
+
+
+# ------------------------------------------------------------------------------------------------- data sets (P13)
+
+INSTALL = """
+import pathlib, sys
+from normbench.dataset._install import install
+base, names = pathlib.Path(sys.argv[1]), ("images", "labels")
+def fill(empty):
+    (empty / "inside").mkdir()
+    for name in names:
+        (empty / "inside" / name).write_bytes(name.encode() * 30000)
+    return empty / "inside"
+install(base / "set", base, "set", fill, lambda folder: all((folder / name).is_file() for name in names))
+"""
+
+
+@needs_strace
+def test_a_data_set_is_there_whole_or_not_at_all_whenever_its_installation_is_killed(tmp_path, capsys):
+    calls = ("mkdir", "openat", "write", "rename", "rmdir", "unlinkat")
+    inside = ("", ".set.lock", ".set.tmp", ".set.tmp/inside", ".set.tmp/inside/images", ".set.tmp/inside/labels", "set")
+    points = 0
+    for call in calls:
+        for n in itertools.count(1):
+            base = tmp_path / f"{call}{n}"
+            base.mkdir()
+            install = [sys.executable, "-c", INSTALL, str(base)]
+            paths = [word for name in inside for word in ("-P", str(base / name) if name else str(base))]
+            inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
+            code = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", *paths, *inject, *install]).returncode
+            names = ("images", "labels")
+            if (base / "set").exists():
+                assert sorted(path.name for path in (base / "set").iterdir()) == ["images", "labels"]
+            subprocess.run(install, check=True)
+            assert [(base / "set" / name).read_bytes() for name in names] == [name.encode() * 30000 for name in names]
+            assert sorted(path.name for path in base.iterdir()) == [".set.lock", "set"]
+            if code == 0:
+                break  # there are no more calls
+            points += 1
+    assert points >= 8
+    with capsys.disabled():
+        print(f"\nkills while a data set is installed: {points}, each time whole afterwards")

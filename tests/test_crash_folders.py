@@ -328,7 +328,7 @@ def test_a_checkpoint_of_another_version_is_named_and_no_traceback(made, copy, a
         assert result(folder) == result(made["whole"])
 
 
-@pytest.mark.parametrize("kind", ["whole", "paused"])
+@pytest.mark.parametrize("kind", ["whole", pytest.param("paused", marks=pytest.mark.slow)])
 def test_a_record_that_lacks_anything_is_no_traceback(made, copy, again, capsys, kind):
     keys = list(json.loads((made[kind] / "run.json").read_text()))
     keys.remove("sha256")

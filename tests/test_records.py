@@ -114,6 +114,7 @@ def test_file_and_folder_are_flushed_to_the_disk_in_the_right_order(tmp_path, mo
 
 def record(**values):
     good = {"state": "complete", "format_version": records.FORMAT_VERSION, "files": {"metrics.csv": ""}}
+    good["data_fingerprint"] = "0" * 64
     words = {**dict.fromkeys(records.WORDS, "x"), "seed": 0, "config": {}}
     return {**dict.fromkeys(records.HEAD), **words, **good, **values}
 

@@ -29,9 +29,9 @@ def install(target: Path, base: Path, name: str, fill: Callable[[Path], Path], w
     temporary = base / f".{name}.tmp"
     base.mkdir(parents=True, exist_ok=True)
     with alone(base / f".{name}.lock"):
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
         if whole(target):
             return
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
         try:
             temporary.mkdir()
             filled = fill(temporary)
