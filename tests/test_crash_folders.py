@@ -3,13 +3,16 @@
 docs/reliability.md says which promise each test holds.
 """
 
+import ast
 import io
 import json
 import os
 import random
+import re
 import shutil
 import stat
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -418,3 +421,19 @@ def test_going_on_under_the_same_conditions_is_not(copy, again, caplog):
     copy("paused")
     again("paused")
     assert "may differ" not in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------- docs/reliability.md
+
+
+def test_every_promise_of_the_page_names_tests_that_exist():
+    tests = Path(__file__).parent
+    text = (tests.parent / "docs" / "reliability.md").read_text()
+    promises = re.findall(r"^\| (P\d+) \|.*\|(.*)\|$", text, re.MULTILINE)
+    assert [name for name, _ in promises] == [f"P{number}" for number in range(1, 21)]
+    assert all("test_" in named or "the same test" in named for _, named in promises)
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", text)
+    assert len(named) > 40
+    for file, name in named:
+        functions = {node.name for node in ast.parse((tests / file).read_text()).body if hasattr(node, "name")}
+        assert name in functions, f"{file}::{name}"
