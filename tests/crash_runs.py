@@ -44,6 +44,9 @@ def why_no_strace() -> str:
         return "strace is a tool of Linux"
     if not shutil.which("strace"):
         return "strace is not installed (apt-get install strace)"
+    yama = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if os.geteuid() and yama.exists() and int(yama.read_text()) > 1:
+        return f"{yama} forbids strace to attach to a process"
     tried = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, text=True)
     return f"strace can't trace here: {tried.stderr.strip()}" if tried.returncode else ""
 
@@ -217,4 +220,5 @@ def assert_equal(place: Place, reference: tuple[str, str]) -> None:
     assert place.left_over() == []
 
 
-needs_strace = pytest.mark.skipif(bool(why_no_strace()), reason=why_no_strace() or "strace is there")
+_REASON = why_no_strace()
+needs_strace = pytest.mark.skipif(bool(_REASON), reason=_REASON or "strace is there")
