@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
     Raises:
         ConfigError, Impossible, DataError: before anything is written.
         normbench.records.InUse: another process trains this run.
-        Interrupted: by Ctrl-C or SIGTERM, after recording the state.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP, after recording the state.
     """
     before = finished(config)
     if before:
@@ -162,6 +163,21 @@ class _TrainLog(logging.FileHandler):
         if not self.told:
             self.told = True
             log.warning("%s cannot be written (%s)", self.baseFilename, sys.exc_info()[1])
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """With this handler for what is to end a run; a hangup that nohup has the process ignore stays ignored."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    if threading.current_thread() is not threading.main_thread():  # Python allows it there alone
+        numbers = []
+    old = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
 
 
 class Attempt:
@@ -278,24 +294,15 @@ class Attempt:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run after its step; the second at once."""
+        """The first Ctrl-C, SIGTERM or SIGHUP ends the run after its step; the second at once."""
 
         def stop(signum, _frame):
             if self.signum is not None:
                 raise KeyboardInterrupt
             self.signum = signum
 
-        import threading
-
-        if threading.current_thread() is not threading.main_thread():
+        with handled(stop):
             yield
-            return
-        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
     # ----------------------------------------------------------------------------------------------- checkpoint
 

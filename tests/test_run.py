@@ -354,7 +354,7 @@ def wait_for_rows(folder, count):
     raise AssertionError("the run does not come forward")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_run_cleanly_and_nothing_is_lost(tmp_path, long_reference, number, code):
     folder = tmp_path / "results" / "stopped" / long_reference.name
     process = subprocess.Popen(
@@ -427,3 +427,16 @@ def test_a_killed_writers_temporary_file_is_removed(config):
     (folder / ".checkpoint.pt.tmp").write_bytes(b"PK half a checkpoint")
     quiet(config("name=killed", "checkpoint.keep=none"))
     assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.yaml", "metrics.csv", "run.json", "train.log"]
+
+
+def test_under_nohup_a_hangup_ends_nothing(tmp_path):
+    process = subprocess.Popen(
+        ["nohup", *command(epochs=3)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "results" / "runs"
+    while not list(folder.glob("*/metrics.csv")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "complete" in out

@@ -103,17 +103,8 @@ def has_failed(result: Result) -> bool:
 def _signals() -> Iterator[list[int]]:
     """The signals that came; here they only leave a note, the loop looks at it."""
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    with run.handled(lambda number, _frame: came.append(number)):
         yield came
-        return
-    kinds = [signal.SIGINT, signal.SIGTERM]
-    kinds += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []  # nohup
-    old = {number: signal.signal(number, lambda signum, _frame: came.append(signum)) for number in kinds}
-    try:
-        yield came
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
