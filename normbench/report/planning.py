@@ -1,0 +1,36 @@
+"""How many seeds a paired comparison needs. Pure."""
+
+import math
+
+from scipy import stats
+
+LEVEL = 0.95  # of every interval, unless the interval says otherwise
+FEWEST = 3  # values below which there is neither an interval nor a p value
+
+
+def half_width(sd: float, n: int) -> float:
+    """t(n - 1) SD / sqrt(n), of a paired interval from the SD of differences: 2.48, 1.59, 1.24 SD for n = 3, 4, 5."""
+    return float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+
+
+def seeds_needed(sd: float, margin: float, most: int = 10_000) -> int | None:
+    """The least n >= FEWEST with half_width(sd, n) <= margin, the SD of differences taken as known; None above `most`.
+
+    That is the precision to tell 0 from `margin`, not a power of 80 %: a true effect of exactly `margin` is then told
+    from 0 about every second time. See `power`.
+    """
+    if not margin > 0 or not sd >= 0:
+        raise ValueError(f"margin must be above 0 and sd at least 0, given margin={margin!r}, sd={sd!r}")
+    if half_width(sd, most) > margin:
+        return None
+    low, high = FEWEST, most
+    while low < high:  # half_width falls with n
+        middle = (low + high) // 2
+        low, high = (low, middle) if half_width(sd, middle) <= margin else (middle + 1, high)
+    return low
+
+
+def power(effect: float, sd: float, n: int) -> float:
+    """Chance that the paired interval of n pairs excludes 0, for a true mean difference `effect` (noncentral t)."""
+    critical, shift = stats.t.ppf(0.5 + LEVEL / 2, n - 1), effect / sd * math.sqrt(n)
+    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
