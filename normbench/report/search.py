@@ -38,9 +38,13 @@ def lr_sensitivity(runs: pd.DataFrame) -> dict[int, float]:
     steps = np.diff(np.log(lrs))
     if len(lrs) < 3 or max(steps) > UNEVEN * min(steps):
         raise ValueError(f"lr sensitivity needs at least 3 learning rates, even on a log scale, given {lrs}")
-    losses = [scored_loss(*pair) for pair in zip(runs["loss"], runs["initial_loss"], strict=True)]
-    seeds = runs.assign(scored=losses).groupby("seed")["scored"]
-    return {int(seed): float(part.mean() - part.min()) for seed, part in seeds if len(part) == len(lrs)}
+    losses = [scored_loss(last, first) for last, first in zip(runs["loss"], runs["initial_loss"], strict=True)]
+    found = {}
+    for seed in sorted({int(s) for s in runs["seed"]}):
+        own = [loss for loss, s in zip(losses, runs["seed"], strict=True) if s == seed]
+        if len(own) == len(lrs):
+            found[seed] = math.fsum(own) / len(own) - min(own)
+    return found
 
 
 def usable_range(runs: pd.DataFrame, within: float = WITHIN) -> pd.DataFrame:
@@ -51,7 +55,8 @@ def usable_range(runs: pd.DataFrame, within: float = WITHIN) -> pd.DataFrame:
     """
     lrs = sorted(set(runs["lr"]))
     rows = []
-    for seed, part in runs.sort_values("lr").groupby("seed"):
+    for seed in sorted({int(s) for s in runs["seed"]}):
+        part = runs[runs["seed"] == seed].sort_values("lr")
         rates, scores = part["lr"].to_numpy(float), part["score"].to_numpy(float)
         if len(rates) < len(lrs) or not np.isfinite(scores).all():
             continue
@@ -63,7 +68,7 @@ def usable_range(runs: pd.DataFrame, within: float = WITHIN) -> pd.DataFrame:
             last += 1
         ends = {"at_low": first == 0, "at_high": last == len(rates) - 1}
         low, high = float(rates[first]), float(rates[last])
-        rows.append({"seed": int(seed), "low": low, "high": high, "decades": math.log10(high / low), **ends})  # pyright: ignore[reportArgumentType]
+        rows.append({"seed": seed, "low": low, "high": high, "decades": math.log10(high / low), **ends})
     return pd.DataFrame(rows, columns=["seed", "low", "high", "decades", "at_low", "at_high"])
 
 

@@ -7,7 +7,7 @@ the *final* step on validation data; the best evaluation of a run is never taken
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -76,10 +76,10 @@ def choose(
     if (tune_seeds is None) != (confirm_seeds is None):
         raise ValueError("tune_seeds and confirm_seeds go together: give both, or neither for leave-one-seed-out")
     scores = _scores(runs, tune)
-    seeds = list(scores.columns) if tune_seeds is None else sorted(set(tune_seeds))
+    seeds = sorted({s for row in scores.values() for s in row} if tune_seeds is None else set(tune_seeds))
     report = seeds if confirm_seeds is None else sorted(set(confirm_seeds))
-    full = scores.reindex(columns=seeds).dropna()
-    if not len(full) or not seeds or not report:
+    full = {setting: row for setting, row in scores.items() if all(s in row for s in seeds)}
+    if not full or not seeds or not report:
         raise ValueError(f"no setting has a score for every tune seed {seeds}; run the missing ones")
     best = _argmax(full, seeds)
     if len(scores) == 1:
@@ -92,47 +92,51 @@ def choose(
     else:
         how, chosen = "leave-one-seed-out", {s: _argmax(full, [x for x in seeds if x != s]) for s in seeds}
     counts = dict(sorted(Counter(chosen.values()).items(), key=lambda item: (-item[1], _order(item[0]))))
-    edges = _edges(list(scores.index), tune, list(counts))
+    edges = _edges(list(scores), tune, list(counts))
     return Selection(metric, tuple(tune), how, chosen, best, counts, len(scores), len(full), edges)
 
 
-def _scores(runs: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:
-    """Rows: settings, from small to large; columns: seeds."""
-    settings = pd.Series([tuple(row) for row in runs[list(tune)].itertuples(index=False)], index=runs.index)
-    doubled = pd.DataFrame({"setting": settings, "seed": runs["seed"]}).duplicated()
-    if doubled.any():
-        raise ValueError(f"each setting needs one run a seed; {settings[doubled].iloc[0]} has several of one seed")
-    columns = {
-        int(seed): dict(zip(settings[part.index], part["score"].astype(float), strict=True))
-        for seed, part in runs.groupby("seed")
+def _scores(runs: pd.DataFrame, tune: Sequence[str]) -> dict[Setting, dict[int, float]]:
+    """Setting, from small to large -> seed -> score; what is missing has no entry."""
+    found: dict[Setting, dict[int, float]] = {}
+    rows = runs[list(tune)].itertuples(index=False, name=None)
+    for setting, seed, score in zip(rows, runs["seed"], runs["score"].astype(float), strict=True):
+        row = found.setdefault(setting, {})
+        if int(seed) in row:
+            raise ValueError(f"each setting needs one run a seed; {setting} has several of seed {seed}")
+        row[int(seed)] = score
+    return {
+        setting: {seed: score for seed, score in found[setting].items() if not math.isnan(score)}
+        for setting in sorted(found, key=_order)
     }
-    ordered = sorted(set(settings), key=_order)
-    data = {seed: [column.get(s, math.nan) for s in ordered] for seed, column in columns.items()}
-    return pd.DataFrame(data, index=pd.Index(ordered, tupleize_cols=False))
 
 
 def _order(setting: Setting) -> tuple:
     return tuple((isinstance(v, str), v) for v in setting)
 
 
-def _argmax(scores: pd.DataFrame, seeds: Sequence[int]) -> Setting:
+def _argmax(scores: Mapping[Setting, Mapping[int, float]], seeds: Sequence[int]) -> Setting:
     """The first of the highest means; fsum, so that neither the seeds' order nor rounding breaks a tie."""
-    means = [math.fsum(row) for row in scores[list(seeds)].to_numpy()]
-    return scores.index[means.index(max(means))]
+    return max(scores, key=lambda setting: math.fsum(scores[setting][s] for s in seeds))
 
 
 def _picked(runs: pd.DataFrame, tune: Sequence[str], chosen: dict[int, Setting], column: str) -> dict[int, float]:
-    rows = zip(runs["seed"], runs[list(tune)].itertuples(index=False), runs[column].astype(float), strict=True)
-    found = {int(seed): value for seed, setting, value in rows if chosen.get(int(seed)) == tuple(setting)}
+    rows = zip(
+        runs["seed"], runs[list(tune)].itertuples(index=False, name=None), runs[column].astype(float), strict=True
+    )
+    found = {int(seed): value for seed, setting, value in rows if chosen.get(int(seed)) == setting}
     return {seed: value for seed, value in sorted(found.items()) if not math.isnan(value)}
 
 
 def _edges(tried: list[Setting], tune: Sequence[str], chosen: list[Setting]) -> tuple[Edge, ...]:
-    """Chosen numbers that are the smallest or largest tried, with two more steps of the grid's own ratio."""
+    """Chosen numbers that are the smallest or largest tried, with two more steps of the grid's own ratio.
+
+    Not of a random search over several settings, where every value is tried once: one of them often is an extreme.
+    """
     edges = []
     for i, name in enumerate(tune):
         values = sorted({s[i] for s in tried if isinstance(s[i], int | float) and not isinstance(s[i], bool)})
-        if len(values) < 2:
+        if len(values) < 2 or (len(tune) > 1 and len(values) == len(tried)):
             continue
         for end, beside in ((values[-1], values[-2]), (values[0], values[1])):
             if any(s[i] == end for s in chosen):

@@ -174,17 +174,17 @@ def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0) -> Effect:
     logs_a, logs_b = ({seed: -math.log(value) for seed, value in arm.items()} for arm in (a, b))
     effect = _paired("ratio", logs_a, logs_b, floor) if paired else _welch("ratio", logs_a, logs_b, floor)
     i = effect.interval
-    back = Interval(*(math.exp(x) for x in (i.estimate, i.low, i.high)), i.n, f"{i.method} on logs", i.level)
-    return replace(effect, interval=back)
+    ends = {"low": math.exp(i.low), "high": math.exp(i.high)}
+    return replace(effect, interval=replace(i, estimate=math.exp(i.estimate), **ends, method=f"{i.method} on logs"))
 
 
 def interaction(a_off: Arm, a_on: Arm, b_off: Arm, b_on: Arm, *, resolution: float = 0) -> Effect:
     """(b_on - b_off) - (a_on - a_off) per seed, paired t: does switching `on` help b more than it helps a?"""
     seeds = set(a_off) & set(a_on) & set(b_off) & set(b_on)
     everywhere = set(a_off) | set(a_on) | set(b_off) | set(b_on)
-    gains = [{s: on[s] - off[s] for s in seeds} for off, on in ((a_off, a_on), (b_off, b_on))]
+    gain_a, gain_b = ({s: on[s] - off[s] for s in seeds} for off, on in ((a_off, a_on), (b_off, b_on)))
     size = max((abs(x) for arm in (a_off, a_on, b_off, b_on) for x in arm.values()), default=0.0)
-    effect = _paired("difference", *gains, FLOOR_STEPS * resolution, size=size)
+    effect = _paired("difference", gain_a, gain_b, FLOOR_STEPS * resolution, size=size)
     return replace(effect, left_out=len(everywhere - seeds), resolution=resolution)
 
 
@@ -227,12 +227,11 @@ def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
 
     Pairing beats Welch above .58, .31, .14 for 3, 5, 10 seeds.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < FEWEST or 0 in (_sd(x, max(abs(x))), _sd(y, max(abs(y)))):
+    u, v = np.asarray(x, float), np.asarray(y, float)
+    if len(u) < FEWEST or 0 in (_sd(u, max(abs(u))), _sd(v, max(abs(v)))):
         return math.nan
-    x, y = (z - z.mean() for z in (x, y))
-    x, y = x / np.sqrt((x**2).sum()), y / np.sqrt((y**2).sum())
-    return float(np.clip((x * y).sum(), -1, 1))
+    u, v = ((z - z.mean()) / np.linalg.norm(z - z.mean()) for z in (u, v))
+    return float(np.clip(u @ v, -1, 1))
 
 
 # -------------------------------------------------------------------------------------------------------------- inside

@@ -64,14 +64,15 @@ def crossing(
     pace = budget_steps / float(last["step"]) if last["step"] > 0 else math.nan
     at_budget = {"examples": float(last["examples"]) * pace, "train_s": float(last["train_s"]) * pace}
     batch = float(last["examples"]) / float(last["step"]) if last["step"] > 0 else math.nan
-    known = (budget_steps, at_budget["examples"], batch, metric, sustain)
+    known = {"budget_steps": budget_steps, "budget_examples": at_budget["examples"], "batch_size": batch}
+    known |= {"metric": metric, "sustain": sustain}
     above = value >= target  # False for NaN
     start = next((i for i in range(len(above) - sustain + 1) if above[i : i + sustain].all()), None)
     if start is None:
-        return Crossing(target, False, float(budget_steps), at_budget["examples"], at_budget["train_s"], 0.0, *known)
+        return Crossing(target, False, float(budget_steps), **at_budget, gap=0.0, **known)
     row = rows.iloc[start]
     gap = (step[start] - step[start - 1]) / step[start] if start else 0.0
-    return Crossing(target, True, *(float(row[unit]) for unit in UNITS), float(gap), *known)
+    return Crossing(target, True, **{unit: float(row[unit]) for unit in UNITS}, gap=float(gap), **known)
 
 
 def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
@@ -111,9 +112,9 @@ def compare(a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "s
     reason = _reason(a, b, unit)
     if reason:
         return replace(blank, refused=reason)
-    times = [{s: getattr(c, unit) for s, c in arm.items()} for arm in (a, b)]
+    times_a, times_b = ({s: getattr(c, unit) for s, c in arm.items()} for arm in (a, b))
     floor = stats.FLOOR_STEPS * math.hypot(*(_gap(arm) for arm in (a, b)))
-    found = stats.ratio(*times, paired=paired, floor=floor)
+    found = stats.ratio(times_a, times_b, paired=paired, floor=floor)
     known = {"n_a": n_a, "n_b": n_b, "left_out": left_out, "wins": blank.wins, "resolution": blank.resolution}
     found = replace(found, **known, censored_a=missed[0], censored_b=missed[1])
     if missed == [0, 0]:
@@ -233,15 +234,15 @@ def speedup(
 ) -> pd.DataFrame:  # fmt: skip
     """The ratio as a function of the target, from the rows of each seed's run; `budgets`: the steps of a and of b.
 
-    One row a target. Columns: target, ratio, ci_low, ci_high, bound ("", low, high), n_pairs, reached_a, reached_b, refused.
+    One row a target. bound: "", "low" or "high" as in Effect; reached_a, reached_b: of the n_pairs.
     """
     found = []
     for target in targets:
-        arms = [
+        arm_a, arm_b = (
             {s: crossing(rows, target, budget, metric=metric, sustain=sustain) for s, rows in arm.items()}
             for arm, budget in zip((a, b), budgets, strict=True)
-        ]
-        e = compare(*arms, unit)
+        )
+        e = compare(arm_a, arm_b, unit)
         i, n = e.interval, e.interval.n
         row = {"target": target, "ratio": i.estimate, "ci_low": i.low, "ci_high": i.high, "bound": e.bound}
         reached = {"reached_a": n - e.censored_a, "reached_b": n - e.censored_b}

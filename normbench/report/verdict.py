@@ -1,0 +1,160 @@
+"""From an effect to a row of comparisons.csv: state, flags, and a sentence that can stand alone. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import pandas as pd
+
+from normbench.report import sentence
+from normbench.report.planning import FEWEST, LEVEL
+from normbench.report.pvalue import holm
+from normbench.report.selection import Selection
+from normbench.report.state import OF_TIMES, Flag, State, Subject, default_margin, gains, lowered, state_of
+from normbench.report.stats import Effect
+from normbench.report.target import COARSE
+
+ALPHA = 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of comparisons.csv. `flags`: names, joined by ";". Where there is no number, NaN."""
+
+    metric: str
+    baseline: str
+    variant: str
+    paired: bool
+    n_pairs: int
+    corr: float
+    effect: float
+    effect_kind: str
+    ci_low: float
+    ci_high: float
+    ci_level: float
+    p: float
+    p_holm: float
+    p_exact: float
+    p_exact_floor: float
+    wins: int
+    censored_a: int
+    censored_b: int
+    state: State
+    flags: str
+    sentence: str
+
+
+def table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """comparisons.csv, in the order given."""
+    return pd.DataFrame([asdict(c) for c in comparisons], columns=[f.name for f in fields(Comparison)])
+
+
+# --------------------------------------------------------------------------------------------------------------- flags
+
+
+def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
+    """What two arms' tuning says against a verdict, each flag with its detail."""
+    flags = {}
+    edges = [(name, e) for name, s in (("baseline", baseline), ("variant", variant)) for e in s.edges]
+    if edges:
+        flags[Flag.LR_AT_EDGE] = "; ".join(f"{name}: {e.setting}={e.value:g}, also try {e.wider}" for name, e in edges)
+    counts = [(s.n_settings, s.n_finished) for s in (baseline, variant)]
+    if counts[0] != counts[1]:
+        (a, done_a), (b, done_b) = counts
+        flags[Flag.UNEQUAL_TUNING] = (
+            f"{done_a} of {a} settings finished for the baseline, {done_b} of {b} for the variant"
+        )
+    if "same seeds" in (baseline.how, variant.how):
+        flags[Flag.SAME_SEEDS] = "keep some seeds for the report alone"
+    return flags
+
+
+def tuning_refusal(baseline: Selection, variant: Selection) -> str:
+    """Why two selections allow no verdict at all; "" where they do."""
+    read = sorted({s.metric for s in (baseline, variant) if s.metric.startswith("test")})
+    return f"settings were chosen by {read[0]}: test data were read for the selection" if read else ""
+
+
+def tuning_words(baseline: Selection, variant: Selection) -> str:
+    """As in "each at its best of 7 learning rates (chosen on other seeds)"."""
+    a, b = baseline.n_finished, variant.n_finished
+    if a == b == 1:
+        return "each at one setting, not tuned"
+    what = "learning rates" if baseline.tune == variant.tune == ("lr",) else "settings"
+    how = {
+        "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
+        "same seeds": "chosen on the same seeds", "one setting": "",
+    }  # fmt: skip
+    ways = " and ".join(dict.fromkeys(text for s in (baseline, variant) if (text := how[s.how])))
+    counts = f"each at its best of {a} {what}" if a == b else f"at the best of {a} and of {b} {what}"
+    return f"{counts} ({ways})"
+
+
+def adjusted(effects: Sequence[Effect], primary: int | None = None) -> list[float]:
+    """Holm's p of every effect but the declared primary one, whose p stays as it is."""
+    others = holm([math.nan if i == primary else e.p for i, e in enumerate(effects)])
+    return [effects[i].p if i == primary else p for i, p in enumerate(others)]
+
+
+# ------------------------------------------------------------------------------------------------------------- verdict
+
+
+def judge(
+    effect: Effect, subject: Subject, *, flags: Mapping[Flag, str] | None = None, refusal: str = "",
+    p_holm: float = math.nan, margin: float | None = None, diverged: tuple[int, int] = (0, 0),
+    beside: Sequence[tuple[str, str, Effect]] = (),
+) -> Comparison:  # fmt: skip
+    """The verdict on one effect: a row of comparisons.csv with its sentence.
+
+    flags: what the caller knows (`tuning_flags`, MIXED_ORIGIN, POST_HOC_TARGET), each with a detail or "";
+    COARSE_EVALUATION, DIVERGED_IN_WINNER and ONLY_UNADJUSTED are found here. diverged: runs of the baseline and of
+    the variant. refusal: `tuning_refusal`. beside: (label, metric, effect) that the sentence quotes at its end.
+    """
+    if (subject.target is None) != (effect.kind == "difference"):
+        raise ValueError("a time to target is a ratio and has a target; a difference has none")
+    margin = default_margin(effect, subject) if margin is None else margin
+    raised = {f: text for f, text in (flags or {}).items() if effect.kind == "ratio" or f not in OF_TIMES}
+    why = _refusal(effect, refusal, diverged)
+    if why:
+        raw = state = State.REFUSED
+    else:
+        raw = state_of(effect, margin, subject.lower_is_better)
+        raised |= _found(effect, raw, gains(effect, subject.lower_is_better), p_holm, diverged)
+        state = lowered(raw, len(raised))
+    raised = {f: raised[f] for f in Flag if f in raised}
+    said = sentence.full(
+        sentence.Case(effect, subject, margin, raw, state, why, raised, diverged), beside,
+    )  # fmt: skip
+    i = effect.interval
+    return Comparison(
+        subject.column, subject.baseline, subject.variant, effect.paired, i.n if effect.paired else 0, effect.corr,
+        i.estimate, effect.kind, i.low, i.high, i.level, effect.p, p_holm, effect.p_exact, effect.p_exact_floor,
+        effect.wins, effect.censored_a, effect.censored_b, state, ";".join(raised), said,
+    )  # fmt: skip
+
+
+def _refusal(effect: Effect, refusal: str, diverged: tuple[int, int]) -> str:
+    n, what = effect.interval.n, "paired seeds" if effect.paired else "seeds in the smaller arm"
+    if refusal or effect.refused:
+        return refusal or effect.refused
+    if n < FEWEST:
+        return f"{n} {what.removesuffix('s') if n == 1 and effect.paired else what}; at least {FEWEST} are needed"
+    if diverged == (effect.n_a, effect.n_b):
+        return f"every run of both arms diverged ({effect.n_a} and {effect.n_b})"
+    return ""
+
+
+def _found(
+    effect: Effect, raw: State, gained: tuple[float, float], p_holm: float, diverged: tuple[int, int]
+) -> dict[Flag, str]:
+    found = {}
+    if raw not in (State.SAME, State.UNCLEAR):
+        ahead = 1 if gained[0] > 0 else 0
+        if diverged[ahead]:
+            n = (effect.n_a, effect.n_b)[ahead]
+            found[Flag.DIVERGED_IN_WINNER] = f"{diverged[ahead]} of {n}"
+        if effect.p < ALPHA <= p_holm:
+            found[Flag.ONLY_UNADJUSTED] = f"p = {effect.p:.2g}, adjusted {p_holm:.2g}"
+    if effect.kind == "ratio" and effect.resolution > COARSE + 1e-12:
+        found[Flag.COARSE_EVALUATION] = f"{effect.resolution:.0%}; set a smaller eval.every_steps"
+    return found
