@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from normbench.report.planning import seeds_needed
 from normbench.report.state import Flag, State, Subject
 from normbench.report.stats import Effect
+from normbench.report.target import UNITS
 
-UNITS = {"step": "steps", "examples": "training examples", "train_s": "seconds of training"}
 SPLITS = {"val": "validation", "test": "test", "train": "training"}
 MEASURES = {"acc": "accuracy", "loss": "loss"}
 
@@ -43,7 +43,7 @@ def full(case: Case, beside: Sequence[tuple[str, str, Effect]] = ()) -> str:
     where = f"On {s.dataset} ({s.model}, {s.budget}): "
     if case.refused:
         return f"{where}no verdict on {_question(case)}: {case.refused}.{_reservations(case)}"
-    claim = _time_claim(case) if case.effect.kind == "ratio" else _difference_claim(case)
+    claim = _ratio_claim(case) if case.effect.kind == "ratio" else _difference_claim(case)
     extra = "".join(f" {label}: {short(effect, metric, case.ahead)}." for label, metric, effect in beside)
     return f"{where}{claim} ({_evidence(case)}).{extra}{_reservations(case)}"
 
@@ -84,32 +84,36 @@ def short(effect: Effect, metric: str, ahead: bool = True) -> str:
 
 
 def _goal(subject: Subject) -> str:
-    return f"{100 * (subject.target or 0):g}% validation accuracy"
+    return f" to reach {100 * subject.target:g}% validation accuracy" if subject.target else ""
+
+
+def _unit(subject: Subject) -> str:
+    return UNITS.get(subject.metric, metric_words(subject.metric))
 
 
 def _question(case: Case) -> str:
     s = case.subject
     if case.effect.kind == "ratio":
-        return f"how many {UNITS[s.metric]} {s.variant} and {s.baseline} need to reach {_goal(s)}"
+        return f"how many {_unit(s)} {s.variant} and {s.baseline} need{_goal(s)}"
     return f"the {metric_words(s.metric)} of {s.variant} against {s.baseline}"
 
 
-def _time_claim(case: Case) -> str:
-    s, unit, goal = case.subject, UNITS[case.subject.metric], _goal(case.subject)
-    v, b, faster = s.variant, s.baseline, case.ahead
-    r = _oriented(case.effect, faster)[0]
+def _ratio_claim(case: Case) -> str:
+    s, unit, goal = case.subject, _unit(case.subject), _goal(case.subject)
+    v, b, fewer = s.variant, s.baseline, case.ahead
+    r = _oriented(case.effect, fewer)[0]
     least = "at least " if case.effect.bound else ""
     if case.state == State.PROBABLY:
-        way = "fewer" if faster else "more"
-        return f"{v} probably reaches {goal} in {way} {unit} than {b} ({least}{_times(r)}){_small(case)}"
+        way = "fewer" if fewer else "more"
+        return f"{v} probably needs {way} {unit} than {b}{goal}, {least}{_times(r)}{_small(case)}"
     if case.state == State.SAME:
-        return f"{v} and {b} need the same {unit} to reach {goal}, {_within(f'{case.margin:g}x')}"
+        return f"{v} and {b} need the same {unit}{goal}, {_within(f'{case.margin:g}x')}"
     if case.state == State.UNCLEAR:
-        return _unclear(case, f"whether {v} or {b} reaches {goal} in fewer {unit}", f"the ratio to {case.margin:g}x")
-    if faster:
-        share = f"in {'at most ' if least else ''}{100 / r:.0f}% of the {unit} that {b} needs"
-        return f"{v} reaches {goal} {share} ({least}{_times(r)} fewer)"
-    return f"{v} needs {least}{_times(r)} as many {unit} as {b} to reach {goal}"
+        return _unclear(case, f"whether {v} or {b} needs fewer {unit}{goal}", f"the ratio to {case.margin:g}x")
+    if fewer:
+        share = f"{'at most ' if least else ''}{100 / r:.0f}% of them"
+        return f"{v} needs {least}{_times(r)} fewer {unit} than {b}{goal}, {share}"
+    return f"{v} needs {least}{_times(r)} as many {unit} as {b}{goal}"
 
 
 def _difference_claim(case: Case) -> str:
@@ -118,7 +122,7 @@ def _difference_claim(case: Case) -> str:
     way, size = ("lower" if estimate < 0 else "higher"), _amount(abs(estimate), s.metric)
     margin = f"{100 * case.margin:g} pp" if s.metric.endswith("_acc") else f"{case.margin:g}"
     if case.state == State.PROBABLY:
-        return f"{v} probably ends with {way} {name} than {b} (by {size}){_small(case)}"
+        return f"{v} probably ends with {way} {name} than {b}, by {size}{_small(case)}"
     if case.state == State.SAME:
         return f"{v} and {b} end with the same {name}, {_within(margin)}"
     if case.state == State.UNCLEAR:
@@ -127,11 +131,11 @@ def _difference_claim(case: Case) -> str:
 
 
 def _small(case: Case) -> str:
-    return ", by an amount that may be small" if case.raw == State.PROBABLY else ""
+    return ", an amount that may be too small to matter" if case.raw == State.PROBABLY else ""
 
 
 def _within(margin: str) -> str:
-    return f"no difference that matters (within {margin})"
+    return f"within {margin}: no difference that matters"
 
 
 def _unclear(case: Case, question: str, precision: str) -> str:
@@ -177,7 +181,7 @@ def _counted(case: Case) -> str:
     """How many runs the numbers come from, and how many of them failed."""
     e, s = case.effect, case.subject
     n = (e.interval.n, e.interval.n) if e.paired else (e.n_a, e.n_b)
-    if e.kind == "ratio":
+    if e.kind == "ratio" and s.target:
         if not e.censored_a + e.censored_b:
             return f"{sum(n)}/{sum(n)} runs reached it"
         return (

@@ -19,7 +19,7 @@ from enum import StrEnum
 from normbench.report.stats import Effect
 
 ACCURACY_MARGIN = 0.005
-LOSS_MARGIN = 0.01  # in nats: near 85 % accuracy, about what 0.5 pp of accuracy goes with
+LOSS_MARGIN = 0.01  # in nats; a convention, as the other two
 TIME_MARGIN = 1.1
 
 
@@ -75,8 +75,9 @@ LOWER = {
 class Subject:
     """What is compared, and where: every sentence names all of it.
 
-    metric: "test_acc", "val_loss", ... of a difference; "step", "examples" or "train_s" of a time to `target`.
-    budget: as in "2,000 steps"; tuning: as `tuning_words` says it.
+    metric: "test_acc", "val_loss", ... ; "step", "examples" or "train_s" of a time to `target`; any other name is said
+    as it is, with spaces. budget: as in "2,000 steps"; tuning: as `tuning_words` says it. less_is_better: of a
+    difference; None: of losses.
     """
 
     metric: str
@@ -87,6 +88,7 @@ class Subject:
     budget: str
     tuning: str = ""
     target: float | None = None
+    less_is_better: bool | None = None
 
     @property
     def column(self) -> str:
@@ -95,13 +97,16 @@ class Subject:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric.endswith("_loss")
+        return self.metric.endswith("_loss") if self.less_is_better is None else self.less_is_better
 
 
 def default_margin(effect: Effect, subject: Subject) -> float:
     if effect.kind == "ratio":
         return TIME_MARGIN
-    return LOSS_MARGIN if subject.lower_is_better else ACCURACY_MARGIN
+    for suffix, margin in (("_acc", ACCURACY_MARGIN), ("_loss", LOSS_MARGIN)):
+        if subject.metric.endswith(suffix):
+            return margin
+    raise ValueError(f"no margin is known for {subject.metric}; give the smallest difference that matters as `margin`")
 
 
 def state_of(effect: Effect, margin: float, lower_is_better: bool = False) -> State:

@@ -41,10 +41,6 @@ class Interval:
     method: str
     level: float = LEVEL
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
 
 @dataclass(frozen=True)
 class Effect:

@@ -19,7 +19,7 @@ from normbench.report.stats import Effect, Interval
 
 SUSTAIN = 2
 COARSE = 0.1  # evaluation interval / time to target from which on the evaluations are too coarse
-UNITS = ("step", "examples", "train_s")
+UNITS = {"step": "steps", "examples": "training examples", "train_s": "seconds of training"}
 SAME_BUDGET = 0.02  # in examples, where batch sizes differ: an epoch's last partial batch is dropped
 COLUMNS = (
     "run_id", "target", "metric", "sustain", "reached", "step", "examples", "train_s", "budget_steps",
@@ -151,7 +151,7 @@ def _reason(a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str) -> 
     """Why these times cannot be compared at all; "" where they can."""
     every = [*a.values(), *b.values()]
     if not a or not b:
-        return "the arms share no seed" if a or b else "there are no runs to compare"
+        return "the arms have no runs of the same seeds"
     if len({c.target for c in every}) > 1:
         raise ValueError(f"crossings of one target each, given targets {sorted({c.target for c in every})}")
     sizes = sorted({round(c.batch_size) for c in every if not math.isnan(c.batch_size)})
@@ -179,7 +179,7 @@ def _both(a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str) -> st
     for name, arm in (("the baseline", a), ("the variant", b)):
         times = [getattr(c, unit) if c.reached else math.inf for c in arm.values()]
         middle = stats.median(times).estimate
-        said = f"median {middle:g} {unit}" if math.isfinite(middle) else "median not reached"
+        said = f"median {middle:g} {UNITS[unit]}" if math.isfinite(middle) else "median not reached"
         parts.append(f"{sum(map(math.isfinite, times))}/{len(arm)} runs of {name} ({said})")
     shared = a.keys() & b.keys()
     ahead = [sum(_ahead(x[s], y[s], unit) for s in shared) for x, y in ((a, b), (b, a))]

@@ -110,8 +110,8 @@ def judge(
     COARSE_EVALUATION, DIVERGED_IN_WINNER and ONLY_UNADJUSTED are found here. diverged: runs of the baseline and of
     the variant. refusal: `tuning_refusal`. beside: (label, metric, effect) that the sentence quotes at its end.
     """
-    if (subject.target is None) != (effect.kind == "difference"):
-        raise ValueError("a time to target is a ratio and has a target; a difference has none")
+    if subject.target is not None and effect.kind != "ratio":
+        raise ValueError(f"a time to target is compared by its ratio, given a {effect.kind}")
     margin = default_margin(effect, subject) if margin is None else margin
     raised = {f: text for f, text in (flags or {}).items() if effect.kind == "ratio" or f not in OF_TIMES}
     why = _refusal(effect, refusal, diverged)
@@ -122,9 +122,7 @@ def judge(
         raised |= _found(effect, raw, gains(effect, subject.lower_is_better), p_holm, diverged)
         state = lowered(raw, len(raised))
     raised = {f: raised[f] for f in Flag if f in raised}
-    said = sentence.full(
-        sentence.Case(effect, subject, margin, raw, state, why, raised, diverged), beside,
-    )  # fmt: skip
+    said = sentence.full(sentence.Case(effect, subject, margin, raw, state, why, raised, diverged), beside)
     i = effect.interval
     return Comparison(
         subject.column, subject.baseline, subject.variant, effect.paired, i.n if effect.paired else 0, effect.corr,
