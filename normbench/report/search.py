@@ -21,11 +21,12 @@ def expected_best(values: Iterable[float]) -> np.ndarray:
     v = np.sort(np.asarray(list(values), float))
     if not len(v) or not np.isfinite(v).all():
         raise ValueError("needs at least one value, all finite; score failures first")
-    count = len(v)
-    found = []
-    for n in range(1, count + 1):
-        weights = [math.comb(i - 1, n - 1) / math.comb(count, n) for i in range(1, count + 1)]
-        found.append(math.fsum(w * x for w, x in zip(weights, v, strict=True)))
+    best_first, count = v[::-1], len(v)
+    ranks = np.arange(count - 1, 0, -1)  # i; the best's weight is n / N, and w_i / w_(i + 1) = 1 - (n - 1) / i
+    found = [
+        n / count * float(best_first @ np.cumprod([1.0, *np.maximum(0, 1 - (n - 1) / ranks)]))
+        for n in range(1, count + 1)
+    ]
     return np.array(found)
 
 
