@@ -251,6 +251,23 @@ def test_equal_differences_keep_the_width_of_half_a_step_of_the_test_set(paired)
         assert wide.interval == plain.interval
 
 
+@given(pairs(0.25, 100.0))
+def test_reselected_seeds_have_the_variance_of_nadeau_and_bengio(values):
+    a, b = map(np.array, values)
+    n = len(a)
+    for function, d in ((stats.difference, b - a), (stats.ratio, np.log(a / b))):
+        if np.ptp(d) < 1e-6:
+            continue
+        found = function(arm(a), arm(b), reselected=True)
+        se = d.std(ddof=1) * math.sqrt(1 / n + 1 / (n - 1))
+        ends = d.mean() + np.array([-1, 1]) * reference.t.ppf(0.975, n - 1) * se
+        ends = np.exp(ends) if function is stats.ratio else ends
+        assert (found.interval.low, found.interval.high) == pytest.approx(tuple(ends), rel=1e-7, abs=1e-9)
+        if function is stats.difference:
+            assert found.p == pytest.approx(2 * reference.t.sf(abs(d.mean()) / se, n - 1), abs=1e-9)
+        assert math.isnan(found.p_exact)
+
+
 def test_rounding_is_no_difference():
     a, b = arm([0.1 + 0.2, 0.7 + 0.1, 0.3]), arm([0.3, 0.8, 0.1 + 0.2])
     found = stats.difference(a, b)

@@ -64,6 +64,11 @@ class Selection:
         return _picked(runs, self.tune, dict.fromkeys(self.chosen, setting), column)
 
 
+def reselected(a: Selection, b: Selection) -> bool:
+    """Whether an arm's seeds are reported at several settings, each chosen by the others: see stats.difference."""
+    return any(s.how == "leave-one-seed-out" and len(s.counts) > 1 for s in (a, b))
+
+
 def choose(
     runs: pd.DataFrame, metric: str, *, tune: Sequence[str] = ("lr",),
     tune_seeds: Iterable[int] | None = None, confirm_seeds: Iterable[int] | None = None,

@@ -41,6 +41,7 @@ class Flag(StrEnum):
     LR_AT_EDGE = "lr_at_edge"
     UNEQUAL_TUNING = "unequal_tuning"
     SAME_SEEDS = "same_seeds"
+    UNSTABLE_CHOICE = "unstable_choice"
     DIVERGED_IN_WINNER = "diverged_in_winner"
     COARSE_EVALUATION = "coarse_evaluation"
     MIXED_ORIGIN = "mixed_origin"
@@ -56,6 +57,7 @@ SENTENCES = {
     Flag.LR_AT_EDGE: "a chosen setting is the smallest or largest tried",
     Flag.UNEQUAL_TUNING: "the arms were not tuned with the same number of settings",
     Flag.SAME_SEEDS: "settings were chosen and are reported on the same seeds, which flatters them",
+    Flag.UNSTABLE_CHOICE: "which setting is best depends on the seed that is left out",
     Flag.DIVERGED_IN_WINNER: "runs of the arm that is ahead diverged",
     Flag.COARSE_EVALUATION: "evaluations are more than 10% of the time to target apart",
     Flag.MIXED_ORIGIN: "the runs come from several versions of the code, several devices or uncommitted code",

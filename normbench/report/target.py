@@ -88,12 +88,16 @@ def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------ two arms
 
 
-def compare(a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "step", *, paired: bool = True) -> Effect:
+def compare(
+    a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "step", *,
+    paired: bool = True, reselected: bool = False,
+) -> Effect:  # fmt: skip
     """How many times sooner the variant b reaches the target than the baseline a: ratio a / b, or why there is none.
 
     Nobody censored: geometric mean of the per-seed ratios. Only the slower arm censored: the same with its budget in
     place of what it never reached, a bound (`bound`); the interval's other end is infinite or 0. Else refused. All of
     it only with equal budgets. The SD of log-ratios is floored at half of what one evaluation is worth.
+    `reselected`: as for `stats.difference`.
     """
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, given {unit!r}")
@@ -114,7 +118,7 @@ def compare(a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "s
         return replace(blank, refused=reason)
     times_a, times_b = ({s: getattr(c, unit) for s, c in arm.items()} for arm in (a, b))
     floor = stats.FLOOR_STEPS * math.hypot(*(_gap(arm) for arm in (a, b)))
-    found = stats.ratio(times_a, times_b, paired=paired, floor=floor)
+    found = stats.ratio(times_a, times_b, paired=paired, floor=floor, reselected=reselected)
     known = {"n_a": n_a, "n_b": n_b, "left_out": left_out, "wins": blank.wins, "resolution": blank.resolution}
     found = replace(found, **known, censored_a=missed[0], censored_b=missed[1])
     if missed == [0, 0]:

@@ -9,7 +9,7 @@ import pandas as pd
 from normbench.report import sentence
 from normbench.report.planning import FEWEST, LEVEL
 from normbench.report.pvalue import holm
-from normbench.report.selection import Selection
+from normbench.report.selection import Selection, reselected
 from normbench.report.state import OF_TIMES, Flag, State, Subject, default_margin, gains, lowered, state_of
 from normbench.report.stats import Effect
 from normbench.report.target import COARSE
@@ -66,6 +66,9 @@ def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
         )
     if "same seeds" in (baseline.how, variant.how):
         flags[Flag.SAME_SEEDS] = "keep some seeds for the report alone"
+    if reselected(baseline, variant):
+        settings = [f"{name}: {len(s.counts)} settings" for name, s in (("baseline", baseline), ("variant", variant))]
+        flags[Flag.UNSTABLE_CHOICE] = f"{', '.join(settings)}; confirm on fresh seeds"
     return flags
 
 
