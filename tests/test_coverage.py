@@ -240,32 +240,45 @@ GRIDS = {"8 equal": [0] * 8, "1 better": [0] + [-0.02] * 7, "parabola": list(-0.
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_identical_arms_each_tuned_are_rarely_told_apart(grid):
-    """Two phases; one phase, leaving each seed out: as judged, and what a plain interval without the flag would say.
+    """One method against itself, both tuned; one phase leaves each seed out.
 
-    An unstable choice widens the interval and lowers a level; without that, up to a quarter is told apart.
+    With two phases the interval is about the two settings that were chosen, and covers their true difference; where
+    learning rates differ, the luck of 3 tune seeds can choose a worse one for one arm, and the interval then rightly
+    tells the settings apart: the share of claims about the *methods* rises, to 27 % where the learning rates differ by
+    one SD of a run. With one phase an unstable choice widens the interval and lowers a level; a plain interval without
+    the flag tells up to a quarter apart.
     """
-    lines = [("n", "two", "one", "one,plain", "stable")]
+    lines = [("n", "two", "covered", "one", "one,plain", "stable")]
     for n in SEEDS:
         rng = np.random.default_rng(n)
         two, one, plain = Counter(), Counter(), Counter()
-        stable = 0
+        stable = hits = 0
         for _ in range(1000):
             arms = [searched(rng, GRIDS[grid], n + 3, run_sd=0.02) for _ in range(2)]
-            a, b = (choose(t, "val_acc", tune_seeds=range(n, n + 3), confirm_seeds=range(n)) for t in arms)
-            a, b = (s.values(t, "test_acc") for s, t in zip((a, b), arms, strict=True))
-            two[judge(stats.difference(a, b, resolution=1e-4), ACC).state] += 1
+            chosen = [choose(t, "val_acc", tune_seeds=range(n, n + 3), confirm_seeds=range(n)) for t in arms]
+            effect = between(chosen, arms)
+            two[judge(effect, ACC).state] += 1
+            means = [GRIDS[grid][round(s.best[0]) - 1] for s in chosen]
+            hits += covered(effect.interval, means[1] - means[0])
             arms = [t[t["seed"] < n] for t in arms]
             chosen = [choose(t, "val_acc") for t in arms]
-            a, b = (s.values(t, "test_acc") for s, t in zip(chosen, arms, strict=True))
             moved = reselected(*chosen)
             stable += not moved
             unstable = {f: text for f, text in tuning_flags(*chosen).items() if f == Flag.UNSTABLE_CHOICE}
-            one[judge(stats.difference(a, b, resolution=1e-4, reselected=moved), ACC, flags=unstable).state] += 1
-            plain[judge(stats.difference(a, b, resolution=1e-4), ACC).state] += 1
-        lines.append((n, *(claims(count) for count in (two, one, plain)), stable / 1000))
-        assert 0.03 <= lines[-1][1] <= 0.07, lines[-1]
-        assert lines[-1][2] <= 0.07, lines[-1]
+            one[judge(between(chosen, arms, reselected=moved), ACC, flags=unstable).state] += 1
+            plain[judge(between(chosen, arms), ACC).state] += 1
+        shares = (claims(two), hits / 1000, claims(one), claims(plain), stable / 1000)
+        lines.append((n, *shares))
+        assert 0.93 <= shares[1] <= 0.97, lines[-1]
+        assert shares[2] <= 0.07, lines[-1]
+        if grid == "8 equal":
+            assert 0.03 <= shares[0] <= 0.07, lines[-1]
     show(f"an arm against itself, each tuned over a grid ({grid}): share of claims", lines)
+
+
+def between(chosen, tables, **more):
+    a, b = (s.values(t, "test_acc") for s, t in zip(chosen, tables, strict=True))
+    return stats.difference(a, b, resolution=1e-4, **more)
 
 
 def test_the_expected_best_is_unbiased():

@@ -3,6 +3,10 @@
 An arm's runs are a table with one row a run: the tuned settings (`lr`, ...), `seed` and `score`, higher is better, from
 the *final* step on validation data; the best evaluation of a run is never taken. A diverged run has been scored
 (`scored_accuracy`, `scored_loss`); a run that is missing (failed, interrupted) has no row, or NaN.
+
+With tune and confirm seeds, an interval is about the settings that were chosen. That tuning might have chosen others
+is not in it: where few tune seeds cannot tell the settings apart, methods may seem to differ that do not
+(tests/test_coverage.py). Leaving one seed out has that in it, at the price of a wider interval.
 """
 
 import math
