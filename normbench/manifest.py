@@ -36,6 +36,7 @@ def of_run(config: RunConfig, built: Built, progress: "Progress", state: str) ->
         "n_train": len(built.data.train[1]),
         "n_val": len(built.data.val[1]),
         "n_test": len(built.data.test[1]),
+        "n_classes": len(built.data.classes),
         "data_fingerprint": built.data.fingerprint,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(built.device),

@@ -64,7 +64,8 @@ def _report(folders: list[Path], out: Path) -> int:
 
 def _files(runs: "pd.DataFrame", metrics: "pd.DataFrame") -> dict[str, bytes]:
     """Every file of the report by its path inside the report's folder."""
-    from normbench.report import figures, page, style, tables
+    from normbench.report import page, style, tables
+    from normbench.report.figures import NotDrawn, curves
 
     used = runs[runs["used"].astype(bool)]
     files = {"data/runs.csv": tables.as_csv(runs), "data/metrics.csv": tables.as_csv(metrics)}
@@ -74,8 +75,8 @@ def _files(runs: "pd.DataFrame", metrics: "pd.DataFrame") -> dict[str, bytes]:
         files["tables/summary.md"] = tables.summary_markdown(table).encode()
     drawn, notes = [], []
     try:
-        drawn = figures.curves(used, tables.settings(used), metrics)
-    except figures.NotDrawnError as reason:
+        drawn = curves.curves(used, tables.settings(used), metrics)
+    except NotDrawn as reason:
         notes.append(f"curves: not drawn: {reason}")
     for item in drawn:
         rendered = style.rendered(item.figure, item.name, item.caption)

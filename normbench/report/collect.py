@@ -17,7 +17,7 @@ RUNS = (
     *LISTED, "dataset", "model", "norm", "optimizer", "clip", "lr", "schedule", "batch_size", "weight_decay",
     "momentum", "seed", "data_seed", "epochs", "total_steps", "steps", "diverged_step", "train_s", "started_at",
     "finished_at", "device", "threads", "torch_version", "normbench_version", "results_version", "git_commit",
-    "data_fingerprint", "n_params", "n_train", "n_val", "n_test", *RESULTS,
+    "data_fingerprint", "n_params", "n_classes", "n_train", "n_val", "n_test", *RESULTS,
 )  # fmt: skip
 FROM_CONFIG = {
     "lr": "optimizer.lr", "schedule": "schedule.name", "batch_size": "batch_size", "threads": "threads",

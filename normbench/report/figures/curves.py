@@ -1,8 +1,7 @@
-"""The figures of a report and their captions. Pure: tables in, figures out; nothing is read or written here."""
+"""`curves`: does a norm train faster, or better? Accuracy and loss against steps, every seed and the mean."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -12,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from normbench.report import panels
+from normbench.report import panels, tables
 from normbench.report.captions import curves_caption
 from normbench.report.facets import MOST_LINES, Line, Row, even, rows
+from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.study import Study
 from normbench.report.style import RC, WIDTH, mean_look, norm_looks, optimizer_dashes
 
 MOST_ROWS = 4  # a figure: more would not fit on a page
@@ -25,15 +26,9 @@ PANEL, TITLE, NAME, TICKS, STEPS, LEFT, GUTTER, RIGHT, ENTRY = 1.5, 0.18, 0.21, 
 LETTER = 0.062  # the width of a letter, of 8 pt text on average
 
 
-class NotDrawnError(Exception):
-    """The figure's condition does not hold; the message says which, and what was found."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    name: str
-    figure: Figure
-    caption: str
+def draw(study: Study) -> list[Drawn]:
+    """See `curves`."""
+    return curves(study.used, tables.settings(study.used), study.metrics)
 
 
 def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> list[Drawn]:
@@ -48,14 +43,14 @@ def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> 
         One figure for every MOST_ROWS facets: `curves`, `curves_2`, ...
 
     Raises:
-        NotDrawnError: no runs, or more facets than MOST_FIGURES figures hold.
+        NotDrawn: no runs, or more facets than MOST_FIGURES figures hold.
     """
     facets = rows(runs, setting) if len(runs) else []
     if not facets:
-        raise NotDrawnError("needs at least one complete or diverged run, found none")
+        raise NotDrawn("needs at least one complete or diverged run, found none")
     if len(facets) > MOST_ROWS * MOST_FIGURES:
         varied = ", ".join(key for key in map(str, setting) if key not in ("norm", "optimizer"))
-        raise NotDrawnError(
+        raise NotDrawn(
             f"needs at most {MOST_ROWS * MOST_FIGURES} combinations of what varies beside norm and optimizer "
             f"({varied}), found {len(facets)}; give folders with fewer: normbench report FOLDER/..."
         )

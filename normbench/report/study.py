@@ -1,0 +1,385 @@
+"""From the tables of runs to what is compared: arms, the setting each is reported at, contrasts with a baseline. Pure.
+
+An arm is what is left of a run's settings without its seed and its learning rate, which is tuned: each arm is reported
+at its own best rate (`selection`). A contrast is two arms that differ in one group (norm, ...) and in nothing else.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from normbench.report import selection, stats, tables, target, verdict
+from normbench.report.selection import Selection
+from normbench.report.state import Flag, Subject
+from normbench.report.stats import Effect
+from normbench.report.target import Crossing
+
+LR = "optimizer.lr"
+BASELINES = (
+    "norm",
+    "clip",
+    "optimizer",
+    "batch_size",
+)  # in which of them to compare, if nothing is said: the first that varies
+ORIGIN = ("git_commit", "torch_version", "normbench_version", "device")
+Setting = dict[str, Any]  # key -> value; "" where the arm has no such key
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the reader asks for.
+
+    target: accuracy to reach; None: chosen after the fact. baseline: (key, value), as in ("norm", "none").
+    x: `step`, `examples` or `train_s`, in which a time is counted. tune_seeds: the seeds that choose the learning
+    rate, the others are reported; None: each seed is reported at the rate that the others choose.
+    """
+
+    target: float | None = None
+    baseline: tuple[str, str] | None = None
+    x: str = "step"
+    tune_seeds: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in seed and learning rate alone.
+
+    setting: what tells it from the other arms. runs: one row a run, as `collect` gives them, and with `score`, the
+    final validation accuracy, and `test_score`; a diverged run is scored as guessing. selection: None where no rate
+    can be chosen, `why` says why.
+    """
+
+    setting: Setting
+    runs: pd.DataFrame
+    selection: Selection | None
+    why: str = ""
+
+    @property
+    def norm(self) -> str:
+        return str(self.setting["norm"])
+
+    @property
+    def optimizer(self) -> str:
+        return str(self.setting["optimizer"])
+
+    @cached_property
+    def reported(self) -> dict[int, str]:
+        """Seed -> run_id of the run that is reported for it."""
+        return self._at(self.selection.chosen) if self.selection else {}
+
+    def at_rate(self, lr: float) -> dict[int, str]:
+        """The same seeds, all at this learning rate."""
+        return self._at({seed: (lr,) for seed in self.selection.chosen}) if self.selection else {}
+
+    def _at(self, chosen: Mapping[int, tuple]) -> dict[int, str]:
+        rows = zip(self.runs["seed"], self.runs["lr"], self.runs["run_id"], strict=True)
+        found = {int(seed): str(run_id) for seed, lr, run_id in rows if chosen.get(int(seed)) == (lr,)}
+        return dict(sorted(found.items()))
+
+    def column(self, name: str, run_ids: Mapping[int, str]) -> dict[int, float]:
+        """Seed -> value of that column, where there is one."""
+        values = self.runs.set_index("run_id")[name].astype(float)
+        return {seed: values[i] for seed, i in run_ids.items() if math.isfinite(values[i])}
+
+    def diverged(self, run_ids: Mapping[int, str]) -> int:
+        return int((self.runs.set_index("run_id")["state"][list(run_ids.values())] == "diverged").sum())
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A variant against the baseline. key: the group that is compared. where: what both arms have in common and other
+    contrasts have not. crossings: of the reported runs of both arms. rows: its verdicts, the headline first.
+    """
+
+    key: str
+    baseline: Arm
+    variant: Arm
+    where: Setting
+    target: float | None
+    post_hoc: bool
+    crossings: tuple[dict[int, Crossing], dict[int, Crossing]]
+    rows: tuple[verdict.Comparison, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the figures, tables and pages of a report are made from.
+
+    runs: every run found; metrics: the rows of the used ones. keys: the settings that tell arms apart.
+    notes: what could not be compared, and why.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    options: Options
+    keys: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def used(self) -> pd.DataFrame:
+        return self.runs[self.runs["used"].astype(bool)]
+
+    @cached_property
+    def rows_of(self) -> dict[str, pd.DataFrame]:
+        """run_id -> its rows of metrics.csv."""
+        return {str(run_id): rows for run_id, rows in self.metrics.groupby("run_id", sort=False)}
+
+    def name(self, arm: Arm, without: Sequence[str] = ()) -> str:
+        """The arm in words: norm and optimizer by value, the rest as key=value; what never varies is left out."""
+        varies = [k for k in self.keys if k not in without and len({str(a.setting[k]) for a in self.arms}) > 1]
+        plain = [str(arm.setting[k]) for k in varies if k in ("norm", "optimizer")]
+        rest = [
+            f"{k}={tables.cell_text(v)}"
+            for k in varies
+            if k not in ("norm", "optimizer") and (v := arm.setting[k]) != ""
+        ]
+        return ", ".join([*plain, *rest]) or arm.norm
+
+
+class Refused(ValueError):
+    """The options can't be; the message says what to type instead."""
+
+
+def study(runs: pd.DataFrame, metrics: pd.DataFrame, options: Options) -> Study:
+    """Find the arms, choose their rates, compare.
+
+    Raises:
+        Refused: a baseline that no run has.
+    """
+    used = runs[runs["used"].astype(bool)]
+    setting = tables.settings(used) if len(used) else pd.DataFrame(columns=["norm", "optimizer"])
+    keys = tuple(str(key) for key in setting if key != LR)
+    arms = tuple(_arms(used, setting[list(keys)], options)) if len(used) else ()
+    made = Study(runs, metrics, options, keys, arms, ())
+    contrasts, notes = _contrasts(made)
+    return Study(runs, metrics, options, keys, arms, tuple(contrasts), tuple(notes))
+
+
+def _arms(used: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[Arm]:
+    lr = used["lr"].astype(float).fillna(0.0)  # an optimizer without one has one rate, too
+    guess = 1 / used["n_classes"].astype(float)
+    lost = used["state"] == "diverged"
+    full = used.assign(lr=lr, score=used["val_acc"].astype(float).where(~lost, guess))
+    full["test_score"] = used["test_acc"].astype(float).where(~lost, guess)
+    found = []
+    for cell, part in full.groupby([setting[key] for key in setting], sort=False):
+        values = dict(zip(map(str, setting), cell, strict=True))
+        part = part.sort_values(["lr", "seed", "run_id"])
+        try:
+            found.append(Arm(values, part, _selected(part, options)))
+        except ValueError as error:
+            found.append(Arm(values, part, None, str(error)))
+    return sorted(found, key=lambda arm: tables.natural(arm.setting.values()))
+
+
+def _selected(runs: pd.DataFrame, options: Options) -> Selection:
+    if options.tune_seeds is None:
+        return selection.choose(runs, "val_acc")
+    seeds = set(map(int, runs["seed"]))
+    return selection.choose(
+        runs, "val_acc", tune_seeds=seeds & options.tune_seeds, confirm_seeds=seeds - options.tune_seeds
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- contrasts
+
+
+def _contrasts(made: Study) -> tuple[list[Contrast], list[str]]:
+    key, value = _baseline(made)
+    if key is None:
+        return [], ["There is nothing to compare: all runs have the same settings but for seeds and learning rates."]
+    own = [k for k in made.keys if k == key or k.startswith(f"{key}.")]
+    blocks: dict[tuple, list[Arm]] = {}
+    for arm in made.arms:
+        blocks.setdefault(tuple(arm.setting[k] for k in made.keys if k not in own), []).append(arm)
+    found, notes = [], []
+    varied = [k for k in made.keys if k not in own and len({str(a.setting[k]) for a in made.arms}) > 1]
+    for arms in blocks.values():
+        bases = [arm for arm in arms if str(arm.setting[key]) == value]
+        if len(bases) != 1:
+            words = ", ".join(f"{k}={tables.cell_text(arms[0].setting[k])}" for k in varied) or "these runs"
+            some = "no" if not bases else "more than one"
+            notes.append(f"No comparison for {words}: there is {some} baseline {key}={value} among them.")
+            continue
+        where = {k: arms[0].setting[k] for k in varied}
+        found += [_contrast(made, key, bases[0], arm, where) for arm in arms if arm is not bases[0]]
+    return _judged(made, found), notes
+
+
+def _baseline(made: Study) -> tuple[str | None, str]:
+    choices = {
+        key: sorted({str(a.setting[key]) for a in made.arms}, key=lambda v: tables.natural([v])) for key in made.keys
+    }
+    if made.options.baseline:
+        key, value = made.options.baseline
+        if key not in choices and len(made.used) and key in made.used and made.used[key].nunique() == 1:
+            return None, value
+        if key not in choices:
+            raise Refused(f"--baseline must be one of {', '.join(choices)} with a value, got {key}={value}")
+        if value not in choices[key]:
+            raise Refused(f"--baseline {key}={value}: no run has it; {key} is one of {', '.join(choices[key])}")
+        return key, value
+    ranked = sorted(choices, key=lambda key: BASELINES.index(key) if key in BASELINES else len(BASELINES))
+    for key in ranked:
+        if len(choices[key]) > 1 and "." not in key:
+            return key, choices[key][0]
+    return next(((key, choices[key][0]) for key in ranked if len(choices[key]) > 1), (None, ""))
+
+
+def _contrast(made: Study, key: str, baseline: Arm, variant: Arm, where: Setting) -> Contrast:
+    goal, post_hoc = made.options.target, made.options.target is None
+    if post_hoc and baseline.reported:
+        goal = target.automatic_target(made.rows_of[i] for i in baseline.reported.values())
+    crossings = tuple(_crossings(made, arm.reported, arm, goal) for arm in (baseline, variant))
+    return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)  # type: ignore[arg-type]
+
+
+def _crossings(made: Study, run_ids: Mapping[int, str], arm: Arm, goal: float | None) -> dict[int, Crossing]:
+    if goal is None:
+        return {}
+    budgets = arm.runs.set_index("run_id")["total_steps"].astype(int)
+    return {seed: target.crossing(made.rows_of[i], goal, int(budgets[i])) for seed, i in run_ids.items()}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One row to be: which effect, of what, and what counts against its verdict."""
+
+    metric: str
+    effect: Effect
+    same_rate: bool
+    diverged: tuple[int, int]
+
+
+def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """With verdicts; p values of equal questions are adjusted (Holm) over all contrasts."""
+    asked = [_questions(made, contrast) for contrast in contrasts]
+    kinds = list(dict.fromkeys((q.metric, q.same_rate) for questions in asked for q in questions))
+    adjusted: dict[int, float] = {}
+    for kind in kinds:
+        family = [q for questions in asked for q in questions if (q.metric, q.same_rate) == kind]
+        adjusted |= {id(q): p for q, p in zip(family, verdict.adjusted([q.effect for q in family]), strict=True)}
+    return [
+        Contrast(
+            **{**vars(contrast), "rows": tuple(_row(made, contrast, q, questions, adjusted[id(q)]) for q in questions)}
+        )
+        for contrast, questions in zip(contrasts, asked, strict=True)
+    ]
+
+
+def _questions(made: Study, contrast: Contrast) -> list[_Question]:
+    a, b, unit = contrast.baseline, contrast.variant, made.options.x
+    found = []
+    if contrast.target is not None:
+        for metric in dict.fromkeys((unit, "train_s")):
+            found.append(_times(made, contrast, metric, a.reported, b.reported, False))
+    found.append(_accuracy(a, b, a.reported, b.reported, False))
+    if a.selection and b.selection and max(a.selection.n_settings, b.selection.n_settings) > 1:
+        (rate,) = a.selection.best
+        same = a.at_rate(rate), b.at_rate(rate)
+        if same[0] and same[1]:
+            if contrast.target is not None:
+                found.append(_times(made, contrast, unit, *same, True))
+            found.append(_accuracy(a, b, *same, True))
+    return found
+
+
+def _times(
+    made: Study, contrast: Contrast, unit: str, a: Mapping[int, str], b: Mapping[int, str], same_rate: bool
+) -> _Question:
+    base, variant = contrast.baseline, contrast.variant
+    crossings = _crossings(made, a, base, contrast.target), _crossings(made, b, variant, contrast.target)
+    effect = target.compare(*crossings, unit, paired=_paired(a, b))
+    return _Question(unit, effect, same_rate, (base.diverged(a), variant.diverged(b)))
+
+
+def _accuracy(a: Arm, b: Arm, runs_a: Mapping[int, str], runs_b: Mapping[int, str], same_rate: bool) -> _Question:
+    resolution = 1 / float(a.runs["n_test"].iloc[0])
+    effect = stats.difference(
+        a.column("test_score", runs_a),
+        b.column("test_score", runs_b),
+        paired=_paired(runs_a, runs_b),
+        resolution=resolution,
+    )
+    return _Question("test_acc", effect, same_rate, (a.diverged(runs_a), b.diverged(runs_b)))
+
+
+def _paired(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
+    """Runs of one seed see the same batches: they are pairs, wherever there are any."""
+    return bool(a.keys() & b.keys())
+
+
+def _row(
+    made: Study, contrast: Contrast, question: _Question, questions: Sequence[_Question], p_holm: float
+) -> verdict.Comparison:
+    a, b = contrast.baseline, contrast.variant
+    timed = question.metric != "test_acc"
+    tuning, flags, refusal = "", {}, ""
+    if a.selection and b.selection:
+        (rate,) = a.selection.best
+        same = f"both at the learning rate {rate:g}, the baseline's best"
+        tuning = same if question.same_rate else verdict.tuning_words(a.selection, b.selection)
+        flags = {} if question.same_rate else verdict.tuning_flags(a.selection, b.selection)
+        refusal = verdict.tuning_refusal(a.selection, b.selection)
+    else:
+        refusal = a.why or b.why
+    if timed and contrast.post_hoc:
+        flags[Flag.POST_HOC_TARGET] = ""
+    if origin := _origins(contrast):
+        flags[Flag.MIXED_ORIGIN] = origin
+    subject = Subject(
+        question.metric, *_names(contrast), str(a.runs["dataset"].iloc[0]), _place(contrast),
+        _budget(a), tuning, contrast.target if timed else None,
+    )  # fmt: skip
+    first = question is questions[0]
+    beside = [_beside(q) for q in questions[1:]] if first else []
+    return verdict.judge(
+        question.effect, subject, flags=flags, refusal=refusal, p_holm=p_holm, diverged=question.diverged, beside=beside
+    )
+
+
+def _names(contrast: Contrast) -> tuple[str, str]:
+    """The two arms by what they differ in."""
+    own = [k for k in contrast.variant.setting if k == contrast.key or k.startswith(f"{contrast.key}.")]
+    extra = [f"{k}={tables.cell_text(v)}" for k in own[1:] if (v := contrast.variant.setting[k]) != ""]
+    names = [
+        f"{contrast.key}={tables.cell_text(arm.setting[contrast.key])}" for arm in (contrast.baseline, contrast.variant)
+    ]
+    return names[0], " ".join([names[1], *extra])
+
+
+def _place(contrast: Contrast) -> str:
+    words = [
+        f"{k}={tables.cell_text(v)}" for k, v in contrast.where.items() if v != "" and k not in ("model", "dataset")
+    ]
+    return ", ".join([str(contrast.baseline.runs["model"].iloc[0]), *words])
+
+
+def _budget(arm: Arm) -> str:
+    first = arm.runs.iloc[0]
+    return f"{int(first['epochs'])} epoch{'s' * (int(first['epochs']) != 1)}, {int(first['total_steps']):,} steps"
+
+
+def _beside(question: _Question) -> tuple[str, str, Effect]:
+    words = {"test_acc": "Test accuracy", "train_s": "In seconds of training"}.get(question.metric, "Steps")
+    return (
+        ("At the same learning rate, " + words.lower() if question.same_rate else words),
+        question.metric,
+        question.effect,
+    )
+
+
+def _origins(contrast: Contrast) -> str:
+    """What the runs of a contrast do not share of where they were made; "" where they share all."""
+    runs = pd.concat(
+        [arm.runs[arm.runs["run_id"].isin(arm.reported.values())] for arm in (contrast.baseline, contrast.variant)]
+    )
+    several = [f"{runs[key].nunique()} values of {key}" for key in ORIGIN if runs[key].nunique() > 1]
+    dirty = runs["git_commit"].astype(str).str.endswith("-dirty").any()
+    return ", ".join([*several, *(["uncommitted code"] if dirty else [])])
