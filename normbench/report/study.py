@@ -82,11 +82,12 @@ class Arm:
 
     def column(self, name: str, run_ids: Mapping[int, str]) -> dict[int, float]:
         """Seed -> value of that column, where there is one."""
-        values = self.runs.set_index("run_id")[name].astype(float)
+        values = dict(zip(self.runs["run_id"], self.runs[name].astype(float), strict=True))
         return {seed: values[i] for seed, i in run_ids.items() if math.isfinite(values[i])}
 
     def diverged(self, run_ids: Mapping[int, str]) -> int:
-        return int((self.runs.set_index("run_id")["state"][list(run_ids.values())] == "diverged").sum())
+        states = dict(zip(self.runs["run_id"], self.runs["state"], strict=True))
+        return sum(states[i] == "diverged" for i in run_ids.values())
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,20 @@ class Study:
     def rows_of(self) -> dict[str, pd.DataFrame]:
         """run_id -> its rows of metrics.csv."""
         return {str(run_id): rows for run_id, rows in self.metrics.groupby("run_id", sort=False)}
+
+    @cached_property
+    def _budgets(self) -> dict[str, int]:
+        return {str(i): int(n) for i, n in zip(self.used["run_id"], self.used["total_steps"], strict=True)}
+
+    @cached_property
+    def _crossings(self) -> dict[tuple[str, float], Crossing]:
+        return {}
+
+    def crossing(self, run_id: str, goal: float) -> Crossing:
+        """When that run reached the accuracy `goal`."""
+        if (run_id, goal) not in self._crossings:
+            self._crossings[run_id, goal] = target.crossing(self.rows_of[run_id], goal, self._budgets[run_id])
+        return self._crossings[run_id, goal]
 
     def name(self, arm: Arm, without: Sequence[str] = ()) -> str:
         """The arm in words: norm and optimizer by value, the rest as key=value; what never varies is left out."""
@@ -236,15 +251,12 @@ def _contrast(made: Study, key: str, baseline: Arm, variant: Arm, where: Setting
     goal, post_hoc = made.options.target, made.options.target is None
     if post_hoc and baseline.reported:
         goal = target.automatic_target(made.rows_of[i] for i in baseline.reported.values())
-    crossings = tuple(_crossings(made, arm.reported, arm, goal) for arm in (baseline, variant))
-    return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)  # type: ignore[arg-type]
+    crossings = _crossings(made, baseline.reported, goal), _crossings(made, variant.reported, goal)
+    return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)
 
 
-def _crossings(made: Study, run_ids: Mapping[int, str], arm: Arm, goal: float | None) -> dict[int, Crossing]:
-    if goal is None:
-        return {}
-    budgets = arm.runs.set_index("run_id")["total_steps"].astype(int)
-    return {seed: target.crossing(made.rows_of[i], goal, int(budgets[i])) for seed, i in run_ids.items()}
+def _crossings(made: Study, run_ids: Mapping[int, str], goal: float | None) -> dict[int, Crossing]:
+    return {seed: made.crossing(i, goal) for seed, i in run_ids.items()} if goal is not None else {}
 
 
 @dataclass(frozen=True)
@@ -294,7 +306,7 @@ def _times(
     made: Study, contrast: Contrast, unit: str, a: Mapping[int, str], b: Mapping[int, str], same_rate: bool
 ) -> _Question:
     base, variant = contrast.baseline, contrast.variant
-    crossings = _crossings(made, a, base, contrast.target), _crossings(made, b, variant, contrast.target)
+    crossings = _crossings(made, a, contrast.target), _crossings(made, b, contrast.target)
     effect = target.compare(*crossings, unit, paired=_paired(a, b))
     return _Question(unit, effect, same_rate, (base.diverged(a), variant.diverged(b)))
 
@@ -377,9 +389,8 @@ def _beside(question: _Question) -> tuple[str, str, Effect]:
 
 def _origins(contrast: Contrast) -> str:
     """What the runs of a contrast do not share of where they were made; "" where they share all."""
-    runs = pd.concat(
-        [arm.runs[arm.runs["run_id"].isin(arm.reported.values())] for arm in (contrast.baseline, contrast.variant)]
-    )
+    arms = (contrast.baseline, contrast.variant)
+    runs = pd.concat([arm.runs.loc[arm.runs["run_id"].isin(list(arm.reported.values())), list(ORIGIN)] for arm in arms])
     several = [f"{runs[key].nunique()} values of {key}" for key in ORIGIN if runs[key].nunique() > 1]
     dirty = runs["git_commit"].astype(str).str.endswith("-dirty").any()
     return ", ".join([*several, *(["uncommitted code"] if dirty else [])])
