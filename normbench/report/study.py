@@ -307,18 +307,19 @@ def _times(
 ) -> _Question:
     base, variant = contrast.baseline, contrast.variant
     crossings = _crossings(made, a, contrast.target), _crossings(made, b, contrast.target)
-    effect = target.compare(*crossings, unit, paired=_paired(a, b))
+    how: Any = {"paired": _paired(a, b), "reselected": not same_rate and _reselected(base, variant)}
+    effect = target.compare(*crossings, unit, **how)
     return _Question(unit, effect, same_rate, (base.diverged(a), variant.diverged(b)))
 
 
+def _reselected(a: Arm, b: Arm) -> bool:
+    return a.selection is not None and b.selection is not None and selection.reselected(a.selection, b.selection)
+
+
 def _accuracy(a: Arm, b: Arm, runs_a: Mapping[int, str], runs_b: Mapping[int, str], same_rate: bool) -> _Question:
-    resolution = 1 / float(a.runs["n_test"].iloc[0])
-    effect = stats.difference(
-        a.column("test_score", runs_a),
-        b.column("test_score", runs_b),
-        paired=_paired(runs_a, runs_b),
-        resolution=resolution,
-    )
+    scores = a.column("test_score", runs_a), b.column("test_score", runs_b)
+    how: Any = {"paired": _paired(runs_a, runs_b), "reselected": not same_rate and _reselected(a, b)}
+    effect = stats.difference(*scores, resolution=1 / float(a.runs["n_test"].iloc[0]), **how)
     return _Question("test_acc", effect, same_rate, (a.diverged(runs_a), b.diverged(runs_b)))
 
 
