@@ -23,7 +23,7 @@ from normbench import parts, records, run, typed
 from normbench.cli import COMMANDS
 from normbench.config import ConfigError, load, unknown_key
 from normbench.dataset import DataError
-from normbench.sweep import Stop, jobs
+from normbench.sweep import Stop, elsewhere, jobs
 
 CONFIG_MODULE = "pkg://normbench.conf"
 
@@ -35,6 +35,7 @@ def register_plugins() -> None:
 
     plugins.register(CheckedSweeper)
     plugins.register(PoolLauncher)
+    elsewhere.fit_plugins()
 
 
 def job(cfg: DictConfig) -> run.Outcome:
@@ -44,6 +45,7 @@ def job(cfg: DictConfig) -> run.Outcome:
     overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if hydra_config.mode == RunMode.RUN:
         return _single(overrides)
+    os.chdir(hydra_config.runtime.cwd)  # relative folders are of where the sweep was started; Ray starts elsewhere
     outcome = run.run(load(cfg, hydra_config.runtime.choices, overrides), announce=lambda _: None)
     print(f"{hydra_config.job.num:>4}  {describe(outcome)}  {outcome.folder.name}", flush=True)
     return outcome
@@ -210,6 +212,8 @@ def in_words(error: Exception) -> str:
         group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         near = sorted(get_close_matches(name, options, 2))
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        if name in elsewhere.EXTRAS:
+            return f"{group}={name} is not installed; type pip install 'normbench[{elsewhere.EXTRAS[name]}]'"
         return f"no {group}={name}{hint}; choose one of: {', '.join(sorted(options))}"
     text = str(error)
     sweep = re.search(r"Ambiguous value for argument '(.*?)'", text)

@@ -301,9 +301,12 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if attempt < 4:  # somebody's is_held() may hold it for an instant
                     time.sleep(0.02)
+            except OSError:  # the file system knows no locks
+                self._file.close()
+                raise
         else:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"

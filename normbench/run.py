@@ -36,13 +36,20 @@ class Outcome:
     def exit_code(self) -> int:
         return 1 if self.state == "failed" else 0
 
+    def __float__(self) -> float:
+        """What a search maximizes: the accuracy on the validation images; of a diverged run 0, the worst there is."""
+        value = 0.0 if self.state == "diverged" else self.record["val_acc"]
+        if self.state == "failed" or value is None:
+            raise RuntimeError(f"{self.state}: {self.folder}: {self.record['reason']}")
+        return value
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal ended the run, and all is recorded."""
 
     def __init__(self, outcome: Outcome, signum: int):
         super().__init__(f"signal {signum}")
-        self.outcome, self.exit_code = outcome, 128 + signum
+        self.outcome, self.signum, self.exit_code = outcome, signum, 128 + signum
 
 
 def finished(config: RunConfig) -> Outcome | None:
@@ -116,6 +123,15 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
         normbench.records.InUse: another process trains this run.
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP, after recording the state.
     """
+    try:
+        return _run(config, announce, bar)
+    except Interrupted as stop:
+        if stop.signum == signal.SIGUSR2:  # all is saved: now the scheduler's own handler, which queues the run again
+            signal.raise_signal(signal.SIGUSR2)
+        raise
+
+
+def _run(config: RunConfig, announce: Callable[[str], None], bar: bool) -> Outcome:
     before = finished(config)
     if before:
         return before
@@ -146,6 +162,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler = _TrainLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    log.setLevel(logging.INFO)  # a launcher's process has not come through the command line
     try:
         yield
     finally:
@@ -167,9 +184,13 @@ class _TrainLog(logging.FileHandler):
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """With this handler for what is to end a run; a hangup that nohup has the process ignore stays ignored."""
+    """With this handler for what is to end a run.
+
+    A hangup that nohup has the process ignore stays ignored; SIGUSR2 ends a run only where a scheduler listens to it.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM]
     numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    numbers += [signal.SIGUSR2] if callable(signal.getsignal(signal.SIGUSR2)) else []
     if threading.current_thread() is not threading.main_thread():  # Python allows it there alone
         numbers = []
     old = {number: signal.signal(number, handler) for number in numbers}
@@ -294,7 +315,10 @@ class Attempt:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """The first Ctrl-C, SIGTERM or SIGHUP ends the run after its step; the second at once."""
+        """The first Ctrl-C, SIGTERM or SIGHUP ends the run after its step; the second at once.
+
+        So does SIGUSR2 where a scheduler listens to it (submitit): it comes shortly before the time is up.
+        """
 
         def stop(signum, _frame):
             if self.signum is not None:

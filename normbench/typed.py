@@ -30,7 +30,8 @@ def arrange(args: Sequence[str]) -> list[str]:
     settings = [_quoted(setting) for setting in settings]
     if not (sweep or ours):
         return [*flags, *settings]
-    settings = [_for_those_that_have_it(setting) for setting in settings]
+    if not any(re.match(r"hydra/sweeper=(?!checked$)", setting) for setting in settings):
+        settings = [_for_those_that_have_it(setting) for setting in settings]
     return ["-m", *flags, *settings, *(f"{key}=true" for key in ours)]
 
 

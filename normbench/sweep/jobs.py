@@ -70,8 +70,7 @@ def plan(loader: ConfigLoader, typed: Sequence[str], most: int | None = None) ->
     if most is not None and count > most:
         raise TooMany(count, composer.job(parser.parse_overrides([axis[0] for axis in axes])))
     jobs = [composer.job(overrides) for overrides in itertools.product(*map(parser.parse_overrides, axes))]
-    for key, keys_instead in composer.without_effect.items():
-        raise ConfigError(unknown_key(key, keys_instead))
+    composer.refuse_without_effect()
     different: dict[Path, Job] = {}
     for job in jobs:
         first = different.setdefault(job.config.folder, job)
@@ -80,14 +79,20 @@ def plan(loader: ConfigLoader, typed: Sequence[str], most: int | None = None) ->
 
 
 def configs(loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[RunConfig]:
-    """The config of each job, from the overrides that a sweeper gives a launcher."""
+    """The config of each job, from the overrides that a sweeper gives a launcher.
+
+    Raises:
+        ConfigError: a setting that none of the jobs has, or a value that can't be.
+    """
     composer = _Composer(loader)
     parser = OverridesParser.create(config_loader=loader)
     parsed: dict[str, Override] = {}
     for text in itertools.chain.from_iterable(overrides):
         if text not in parsed:
             (parsed[text],) = parser.parse_overrides([text])
-    return [composer.job([parsed[text] for text in texts]).config for texts in overrides]
+    found = [composer.job([parsed[text] for text in texts]).config for texts in overrides]
+    composer.refuse_without_effect()
+    return found
 
 
 def _refuse_other_way(first: Job, job: Job) -> None:
@@ -152,6 +157,10 @@ class _Composer:
         check_ranges(config)
         check_parts(config, defaults)
         return Job(tuple(text for o in overrides if (text := _text(o)) in used), config)
+
+    def refuse_without_effect(self) -> None:
+        for key, keys_instead in self.without_effect.items():
+            raise ConfigError(unknown_key(key, keys_instead))
 
     def _sets_a_value(self, override: Override) -> bool:
         """`key=value` of an existing key, as opposed to a choice, `+key=`, `~key` or Hydra's own settings."""

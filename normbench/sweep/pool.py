@@ -136,6 +136,9 @@ class Workers(Sequence["_Worker"]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         for worker in self.slots:
             worker.close()
 
@@ -144,7 +147,7 @@ class Workers(Sequence["_Worker"]):
         try:
             yield
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
 
 

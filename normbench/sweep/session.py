@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 
 from normbench import build, records, run
 from normbench.config import ConfigError, identity
-from normbench.sweep import estimate, jobs
+from normbench.sweep import elsewhere, estimate, jobs
 
 MOST = 10_000  # jobs that are started without a further question
 HOW = "to start them all the same, add --yes"
@@ -117,7 +117,7 @@ def run_sweep(
         for job, reason in work.impossible:
             run.record_skipped(job.config, reason)
         started = time.monotonic()
-        returns = launcher.launch([job.overrides for job in work.todo], initial_job_idx=1) if work.todo else []
+        returns = elsewhere.launch(launcher, work.todo) if work.todo else []
     _summarize(work, returns, time.monotonic() - started)
     return returns
 

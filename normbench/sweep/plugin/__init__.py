@@ -4,10 +4,11 @@ They are installed as hydra_plugins.normbench_checked: Hydra starts no plugin fr
 whenever any Hydra program of the environment starts, so nothing heavy is imported here.
 """
 
+import atexit
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -16,6 +17,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from normbench.sweep import pool
 
 
 @dataclass
@@ -77,19 +81,21 @@ class PoolLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from normbench import app
-        from normbench.sweep import pool
 
         app.check_launcher(self.workers, self.timeout_s)  # before the sweeper writes anything
         self.loader = hydra_context.config_loader
         self.started: pool.Workers | None = None
 
-    @contextlib.contextmanager
-    def ready(self, configs: Sequence[Any]) -> Iterator[None]:
-        """With processes for these runs, which start while the sweeper looks at them."""
+    def _start(self, configs: Sequence[Any]) -> "pool.Workers":
         from normbench.sweep import pool
 
         count = self.workers or pool.default_workers(max(config.threads for config in configs))
-        with pool.Workers(min(count, len(configs))) as self.started:
+        return pool.Workers(min(count, len(configs)))
+
+    @contextlib.contextmanager
+    def ready(self, configs: Sequence[Any]) -> Iterator[None]:
+        """With processes for these runs, which start while the sweeper looks at them."""
+        with self._start(configs) as self.started:
             try:
                 yield
             finally:
@@ -100,11 +106,10 @@ class PoolLauncher(Launcher):
         from normbench.sweep import jobs, pool
 
         configs = jobs.configs(self.loader, job_overrides)
-        with contextlib.ExitStack() as stack:
-            if self.started is None:
-                stack.enter_context(self.ready(configs))
-            told, looked = stack.enter_context(app.told(len(configs), initial_job_idx))
-            assert self.started is not None
+        if self.started is None:  # a search launches one batch after another: its processes stay
+            self.started = self._start(configs)
+            atexit.register(self.started.close)
+        with app.told(len(configs), initial_job_idx) as (told, looked):
             results = pool.run_all(
                 configs, self.started, timeout_s=self.timeout_s, fail_fast=self.fail_fast, told=told, looked=looked
             )
