@@ -19,6 +19,8 @@ from normbench import build, evaluate, manifest, records, streams
 from normbench.config import ConfigError, RunConfig, identity, to_yaml
 from normbench.dataset import DataError
 
+NO_SPACE = "no space left"
+
 log = logging.getLogger("normbench")
 
 
@@ -35,6 +37,10 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         return 1 if self.state == "failed" else 0
+
+    @property
+    def disk_is_full(self) -> bool:
+        return self.state == "failed" and NO_SPACE in (self.record["reason"] or "")
 
     def __float__(self) -> float:
         """What a search maximizes: the accuracy on the validation images; of a diverged run 0, the worst there is."""
@@ -430,7 +436,7 @@ def _of_the_disk(error: BaseException, folder: Path) -> str | None:
         return None
     file = Path(error.filename).name
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk of {folder} for {file} ({error.strerror})"
+        return f"{NO_SPACE} on the disk of {folder} for {file} ({error.strerror})"
     return f"the disk of {folder} does not take {file} ({error.strerror})"
 
 

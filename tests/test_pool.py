@@ -20,6 +20,7 @@ SMALL = ("dataset=synthetic", "progress=false")
 # what a run does in its first training step
 BAD = """
 import ctypes, os, signal, time
+from pathlib import Path
 from torch import nn
 
 class Net(nn.Module):
@@ -38,6 +39,8 @@ class Net(nn.Module):
                 os._exit(9)
             if self.deed == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.deed == "full":
+                raise OSError(28, "No space left on device", str(next(Path.cwd().rglob("run.json"))))
             if self.deed == "diverge":
                 return self.layers(x) * float("nan")
             if self.deed == "slow":
@@ -100,6 +103,13 @@ def test_after_a_failure_nothing_more_is_begun(bad, make):
     configs = [own(make, "raise"), *(own(make, "none", f"seed={seed}") for seed in range(1, 4))]
     results = pool.run_all(configs, 1, fail_fast=True)
     assert results[0].state == "failed"
+    assert [type(r) for r in results[1:]] == [pool.NotStarted] * 3
+
+
+def test_on_a_full_disk_nothing_more_is_begun(bad, make):
+    configs = [own(make, "full"), *(own(make, "none", f"seed={seed}") for seed in range(1, 4))]
+    results = pool.run_all(configs, 1)
+    assert results[0].record["reason"].startswith("no space left on the disk of")
     assert [type(r) for r in results[1:]] == [pool.NotStarted] * 3
 
 

@@ -56,6 +56,8 @@ def run_all(
 ) -> list[Result]:
     """Train all of them; the outcome of each, or what kept it from having one, in their order.
 
+    On a full disk nothing more is begun.
+
     One of each kind of run is begun first; as soon as it is known how long they take, the longest come first.
 
     Args:
@@ -89,7 +91,7 @@ def run_all(
                         results[number] = worker.end()
                         queue.took(number, seconds)
                         told(number, results[number])
-                        if fail_fast and has_failed(results[number]):
+                        if (fail_fast and has_failed(results[number])) or is_full(results[number]):
                             queue.waiting.clear()
                 looked(sum(worker.busy for worker in slots), queue.left_s(slots))
     return results
@@ -97,6 +99,11 @@ def run_all(
 
 def has_failed(result: Result) -> bool:
     return isinstance(result, Exception) or result.state == "failed"
+
+
+def is_full(result: Result) -> bool:
+    """Whether it failed for want of space on its disk."""
+    return not isinstance(result, Exception) and result.disk_is_full
 
 
 @contextlib.contextmanager
