@@ -1,8 +1,10 @@
 """Sweeps: what they expand to, what is joined, skipped, refused and recorded."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from hydra import initialize_config_module
@@ -306,3 +308,34 @@ def test_a_long_dry_run_names_the_first_hundred(plan, monkeypatch):
         "  ... and 50 more",
         "would take about 2:30:00 one after another, and 150.0 MB; nothing was started",
     ]
+
+
+@pytest.mark.slow
+def test_of_twelve_runs_four_sabotaged_those_four_are_made_again_and_a_wider_sweep_adds_what_is_new(tmp_path):
+    arms = ("norm=none,bn", "optimizer=sgd,adam", "seed=0,1,2")
+    assert sweep(tmp_path, *arms).returncode == 0
+    folders = list(records.find_runs(tmp_path))
+    state, cut_checkpoint, cut_metrics, killed = sabotaged = folders[::3]
+    record = records.read_run(state)
+    (state / "run.json").write_bytes(records.run_json(record | {"state": "running", "files": {}}))
+    (cut_checkpoint / "checkpoint.pt").write_bytes((cut_checkpoint / "checkpoint.pt").read_bytes()[:-1000])
+    (cut_metrics / "metrics.csv").write_bytes((cut_metrics / "metrics.csv").read_bytes()[:-7])
+    shutil.rmtree(killed)
+    untouched = {folder: tree(folder) for folder in folders if folder not in sabotaged}
+    process = subprocess.Popen(  # kill -9 while the fourth is made again
+        [sys.executable, "-m", "normbench", "train", "-m", *FAST, *arms], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (killed / "run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = sweep(tmp_path, *arms)
+    assert again.returncode == 0
+    assert {folder: tree(folder) for folder in untouched} == untouched
+    assert all(records.verify(folder)["state"] == "complete" for folder in folders)
+    before = tree(tmp_path)
+    wider = sweep(tmp_path, "norm=none,bn,ln", "optimizer=sgd,adam", "seed=0,1,2,3")
+    assert wider.stdout.splitlines()[0] == "24 runs: 12 done before, 12 to train, 0 impossible"
+    assert {path: value for path, value in tree(tmp_path).items() if path in before} == before
