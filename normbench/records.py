@@ -236,6 +236,16 @@ def verify(folder: Path) -> dict[str, Any]:
         Damaged: run.json, or the first file that is missing or altered.
     """
     record = read_run(folder)
+    check_files(folder, record)
+    return record
+
+
+def check_files(folder: Path, record: Mapping[str, Any]) -> None:
+    """Compare every file that the record lists with its checksum.
+
+    Raises:
+        Damaged: the first file that is missing or altered.
+    """
     for name, expected in sorted(record["files"].items()):
         path = Path(folder) / name
         if not path.is_file():
@@ -243,7 +253,6 @@ def verify(folder: Path) -> dict[str, Any]:
         found = sha256(path.read_bytes())
         if found != expected:
             raise Damaged(f"{path} is damaged: its sha256 is {found[:12]}, run.json says {expected[:12]}")
-    return record
 
 
 def state_now(folder: Path, record: Mapping[str, Any]) -> str:

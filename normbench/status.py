@@ -24,7 +24,7 @@ def look(folder: Path) -> tuple[str, dict[str, Any], str]:
         record = records.read_run(folder)
         state = records.state_now(folder, record)
         if state != "running":
-            records.verify(folder)
+            records.check_files(folder, record)
     except records.Newer as error:
         return "newer", {}, str(error)
     except records.Damaged as error:

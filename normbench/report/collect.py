@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from normbench import records
@@ -38,7 +40,7 @@ def collect(roots: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     found = {folder.resolve(): (root, folder) for root in roots for folder in records.find_runs(root)}
     read = sorted((_read(root, folder) for root, folder in found.values()), key=_rank)
-    runs, metrics, first = [], [], {}
+    runs, fronts, values, first = [], [], [], {}
     for run, rows in read:
         if run["used"] and run["run_id"] in first:
             differs = any(run[key] != first[run["run_id"]][key] for key in (*RESULTS, "data_fingerprint"))
@@ -46,27 +48,36 @@ def collect(roots: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
             run |= {"used": False, "reason": reason}
         if run["used"]:
             first[run["run_id"]] = run
-            metrics += [{k: run.get(k) for k in FRONT} | _renamed(row) for row in rows]
+            fronts.append((len(rows), [run.get(key) for key in FRONT]))
+            values.append(rows)
         else:
             run |= dict.fromkeys(RESULTS)
         runs.append(run)
     config = sorted({key for run in runs for key in run if key.startswith("cfg.")})
-    columns = [*FRONT, *("lr_now" if name == "lr" else name for name in records.METRICS)]
     # dtype object keeps whole numbers whole beside empty cells
-    return pd.DataFrame(runs, columns=[*RUNS, *config], dtype=object), pd.DataFrame(metrics, columns=columns)
+    return pd.DataFrame(runs, columns=[*RUNS, *config], dtype=object), _metrics(fronts, values)
 
 
-def _renamed(row: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {("lr_now" if name == "lr" else name): value for name, value in row.items()}
+def _metrics(fronts: Sequence[tuple[int, list[Any]]], values: Sequence[np.ndarray]) -> pd.DataFrame:
+    """The table of all rows: numbers in arrays, since ten thousand runs have a million of them."""
+    counts = [count for count, _ in fronts]
+    columns: dict[str, Any] = {
+        key: np.repeat(np.array([front[i] for _, front in fronts], dtype=object), counts) for i, key in enumerate(FRONT)
+    }
+    columns = {key: pd.Series(column).infer_objects() for key, column in columns.items()}
+    table = np.concatenate([np.empty((0, len(records.METRICS))), *values])
+    for name, column in zip(records.METRICS, table.T, strict=True):
+        columns["lr_now" if name == "lr" else name] = column.astype(np.int64) if name in records.COUNTS else column
+    return pd.DataFrame(columns)
 
 
-def _rank(item: tuple[dict[str, Any], list]) -> tuple:
+def _rank(item: tuple[dict[str, Any], np.ndarray]) -> tuple:
     """Order by run_id; of copies, one whose numbers count comes first, then by content, never by place."""
     run, _ = item
     return run["run_id"], not run["used"], run["state"], run.pop("digest"), run["folder"]
 
 
-def _read(root: Path, folder: Path) -> tuple[dict[str, Any], list]:
+def _read(root: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     """One row of runs.csv and the rows of metrics.csv; an odd folder becomes a row that says what is odd."""
     place = folder.relative_to(root).as_posix() if folder != root else folder.name
     blank = {"run_id": folder.name, "state": "damaged", "used": False, "folder": place, "digest": ""}
@@ -74,18 +85,23 @@ def _read(root: Path, folder: Path) -> tuple[dict[str, Any], list]:
         record = records.read_run(folder)
         state = records.state_now(folder, record)
         if state not in ("running", "interrupted"):  # those may have died, or be, between two writes: it is no damage
-            records.verify(folder)
-        rows = records.read_metrics(folder / "metrics.csv") if state in records.DONE else []
-        if state in records.DONE and not rows:
+            records.check_files(folder, record)
+        rows = _numbers(records.read_metrics(folder / "metrics.csv") if state in records.DONE else [])
+        if state in records.DONE and not len(rows):
             raise records.Damaged(f"{folder / 'metrics.csv'} is damaged: it holds no row")
     except records.Damaged as error:
         if not (folder / "run.json").exists() and records.Lock.is_held(folder):
-            return blank | {"state": "running", "reason": "being written now: no record yet"}, []
+            return blank | {"state": "running", "reason": "being written now: no record yet"}, _numbers([])
         # a path of this machine in a report would change its bytes when the folder moves
-        return blank | {"reason": str(error).replace(f"{folder}/", "").replace(str(folder), place)}, []
+        return blank | {"reason": str(error).replace(f"{folder}/", "").replace(str(folder), place)}, _numbers([])
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     run = _row(record) | {"state": state, "used": state in records.DONE, "folder": place, "digest": digest}
     return run | {"reason": _reason(state, record)}, rows
+
+
+def _numbers(rows: Sequence[Mapping[str, float | None]]) -> np.ndarray:
+    """(rows, METRICS), NaN where nothing was measured."""
+    return np.array([list(row.values()) for row in rows], dtype=float).reshape(-1, len(records.METRICS))
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +127,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
 def is_uncompared(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
 
