@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import hydra
@@ -19,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from normbench import parts, records, run, typed
+from normbench import catalog, parts, records, run, typed
 from normbench.cli import COMMANDS
-from normbench.config import ConfigError, load, unknown_key
+from normbench.config import ConfigError, keys_of, load, unknown_key
 from normbench.dataset import DataError
 from normbench.sweep import Stop, elsewhere, jobs
 
@@ -41,8 +40,7 @@ def register_plugins() -> None:
 def job(cfg: DictConfig) -> run.Outcome:
     """One run. A plain module-level function, so that any launcher can send it to another process."""
     hydra_config = HydraConfig.get()
-    # as typed: a list of Hydra's would look up every ${...} in it when it is read
-    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # as typed, ${...} and all
     if hydra_config.mode == RunMode.RUN:
         return _single(overrides)
     os.chdir(hydra_config.runtime.cwd)  # relative folders are of where the sweep was started; Ray starts elsewhere
@@ -90,10 +88,10 @@ def _single(overrides: Sequence[str]) -> run.Outcome:
     try:
         planned = jobs.plan(GlobalHydra.instance().config_loader(), overrides)
         outcome = run.run(planned.jobs[0].config, announce=lambda line: print(line, flush=True))
+        print(describe(outcome))
+        print(_last_line(outcome), flush=True)
     except Exception as error:
         raise Stop(error) from error
-    print(describe(outcome))
-    print(_last_line(outcome), flush=True)
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
     return outcome
@@ -173,6 +171,10 @@ def _call_hydra(full_error: bool) -> int:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
     except Stop as stop:
         return _explain(stop.error, full_error)
+    except OSError as error:
+        if error.errno and error.filename is None:  # of our own output: cli.main knows what to say
+            raise
+        return _explain(error, full_error, otherwise=2)
     except Exception as error:  # Hydra's own, about what was typed: ours travel in a Stop
         return _explain(error, full_error, otherwise=2)
     return 0
@@ -183,7 +185,11 @@ def _explain(error: Exception, full_error: bool, otherwise: int | None = None) -
     if code is None or full_error:
         raise error
     if str(error):
-        print(f"normbench: {in_words(error)}", file=sys.stderr)
+        words = re.sub(
+            r"[^\s'\";]{300,}", lambda long: f"{long[0][:60]}... ({len(long[0]):,} characters)", in_words(error)
+        )
+        sweep = code == 2 and not {"-m", "--multirun", "--dry-run"}.isdisjoint(_typed)
+        print(f"normbench: {words}{'; nothing was started' if sweep else ''}", file=sys.stderr)
     return code
 
 
@@ -210,22 +216,25 @@ def in_words(error: Exception) -> str:
     options = getattr(error, "options", None)
     if options:  # norm=foo
         group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        near = sorted(get_close_matches(name, options, 2))
+        near = catalog.nearest(group, name, options)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         if name in elsewhere.EXTRAS:
             return f"{group}={name} is not installed; type pip install 'normbench[{elsewhere.EXTRAS[name]}]'"
         return f"no {group}={name}{hint}; choose one of: {', '.join(sorted(options))}"
     text = str(error)
-    sweep = re.search(r"Ambiguous value for argument '(.*?)'", text)
-    if sweep:
+    if isinstance(error, ConfigError):
+        return text.replace("\n", "\n  ")
+    if sweep := re.search(r"Ambiguous value for argument '(.*?)'", text):
         return f"{sweep[1]} is a list of values; for a sweep add -m, for a decimal number write a point"
+    if sweep := re.search(r"Sweep parameters '(.*?)' requires", text):
+        return f"{sweep[1]} gives several values; for a sweep add -m"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} can't be read; write key=value without blanks, lists in quotes: 'model.hidden=[64]'"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         beside, key = cause.parent_node, cause.full_key
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key and isinstance(beside, DictConfig):
-            return unknown_key(key, map(str, beside))
+            return unknown_key(key, map(str, beside) if "." in key else keys_of(beside))
         return f"{key or ''}: {str(cause).splitlines()[0]}".lstrip(": ")
     return " ".join(text.replace("Set the environment variable HYDRA_FULL_ERROR=1", "").split())
 

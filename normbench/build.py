@@ -73,6 +73,8 @@ def optimizer(
         )
     if "fused" in takes and not {"fused", "foreach"} & settings.keys():
         runtime["fused"] = True
+    if "lr" in takes and "lr" not in settings:  # its class has a default, which no table would show
+        raise ConfigError("optimizer.lr must be given; type optimizer.lr=0.01")
     parameters: list[Any] = list(model.parameters())
     if not settings.get("decay_norm_and_bias", True):
         if "weight_decay" not in settings:

@@ -1,8 +1,9 @@
 """`normbench list`: the choices of each group, one line each, read from their YAML files."""
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -32,6 +33,15 @@ def choices(group: str, root: Traversable | None = None) -> dict[str, str]:
 def _comment(text: str) -> str:
     comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""
+
+
+def nearest(group: str, typed: str, among: Iterable[str]) -> list[str]:
+    """At most two names that `typed` may have meant: `adma` is near adam, and `batchnorm` begins what bn is called."""
+    near = sorted(get_close_matches(typed.lower(), sorted(among), 2))
+    if near or group not in LISTED:
+        return near
+    called = {re.sub(r"\W", "", text.lower())[: len(typed)]: name for name, text in choices(group).items()}
+    return [called[words] for words in get_close_matches(re.sub(r"\W", "", typed.lower()), called, 1, 0.75)]
 
 
 def default(group: str) -> str | None:

@@ -1,5 +1,6 @@
 """The first word of the command line. Imports only the standard library: `normbench --help` is instant."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -30,11 +31,41 @@ normbench COMMAND --help tells more; eval "$(normbench -sc install=bash)" comple
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader has gone (normbench ... | head): say no more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise  # a bug: of a file the commands say themselves what is wrong
+        _discard_output()
+        print(f"normbench: what is printed cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _open_closed_streams() -> None:
+    """Where the caller has closed stdin, stdout or stderr (`>&-`), put the null device: Python leaves None there.
+
+    A file opened later would get the free number, and with it whatever a library prints.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest free number, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding does not have
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(args: list[str]) -> int:
@@ -88,6 +119,8 @@ def unknown(command: str) -> int:
 
     near = get_close_matches(command, COMMANDS, 1)
     hint = f"did you mean {near[0]}? " if near else ""
+    if "=" in command or command in ("-m", "--multirun"):
+        hint = f"did you mean normbench train {command}{' ...' if command[0] == '-' else ''}? "
     print(f"normbench: unknown command {command!r}; {hint}there are: {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

@@ -5,14 +5,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 GROUPS = ("dataset", "augment", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
 
@@ -28,7 +28,10 @@ NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
 
 
 class ConfigError(ValueError):
-    """Something the user typed can't be: says what must hold, what was given, what to type instead."""
+    """Something the user typed can't be: says what must hold, what was given, what to type instead.
+
+    A line for each problem, if there are several.
+    """
 
 
 @dataclass
@@ -80,13 +83,14 @@ class RunConfig:
         return asdict(self)
 
 
+MAX_EPOCHS = 1_000_000  # more is a slip: 1e9 epochs of the default run take ten years
 _WHOLE, _SEED = "a whole number >= 1", "a whole number from 0 to 4294967295"
 _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what must hold, in words, what to type
     "name": (lambda v: re.fullmatch(NAME, v) and v.strip("."), "letters, digits and _ . + -", "runs"),
     "seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "data_seed": (lambda v: 0 <= v < 2**32, _SEED, "0"),
     "val_fraction": (lambda v: 0 < v < 1, "a number between 0 and 1", "0.1"),
-    "epochs": (lambda v: v >= 1, _WHOLE, "5"),
+    "epochs": (lambda v: 1 <= v <= MAX_EPOCHS, f"a whole number from 1 to {MAX_EPOCHS}", "5"),
     "stop_epoch": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1"),
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
     "amp": (lambda v: v in ("none", "bf16"), "none or bf16", "bf16"),
@@ -105,44 +109,59 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "optimizer.weight_decay": (lambda v: v >= 0, "a number >= 0", "0"),
     "optimizer.momentum": (lambda v: 0 <= v < 1, "a number >= 0 and < 1", "0.9"),
     "loss.label_smoothing": (lambda v: 0 <= v < 1, "a number >= 0 and < 1", "0.1"),
-    "out": (lambda v: v.strip() != "" and "\0" not in v, "a folder", "results"),
+    "progress": (lambda v: True, "true or false", "true"),
+    "out": (lambda v: _may_hold_runs(v), "a folder other than /", "results"),
 }  # fmt: skip
 
 
-def load(cfg: DictConfig, choices: Mapping[str, str] = {}, overrides: Iterable[str] = ()) -> RunConfig:
+def _may_hold_runs(out: str) -> bool:
+    try:
+        return out.strip() != "" and Path(out).expanduser().resolve() != Path("/")
+    except (ValueError, RuntimeError):  # a NUL; ~nobody
+        return False
+
+
+def load(
+    cfg: DictConfig,
+    choices: Mapping[str, str] = {},
+    overrides: Iterable[str] = (),
+    defaults: DictConfig | None = None,
+) -> RunConfig:
     """The composed config as a RunConfig.
 
     Args:
         cfg: the composed config, without Hydra's own node.
         choices: chosen file of each group; the name of a part whose file gives none.
         overrides: what was typed; a changed `_target_` without a `name` takes the class's name.
+        defaults: the chosen files' values; the parts' settings must be of their types.
 
     Raises:
         ConfigError: unknown or missing keys, wrong types, numbers that are not finite or out of range.
     """
     _refuse_unknown(cfg)
     _refuse_variables(OmegaConf.to_container(cfg, resolve=False))
+    typed = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    schema = OmegaConf.structured(RunConfig)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
+        merged = OmegaConf.merge(schema, cfg)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)
             raise ConfigError(f"{' and '.join(missing)} must be given; type {values}")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError("\n".join(_wrong_types(schema, cfg, typed) or [_explain(error, typed)])) from None
     assert isinstance(config, RunConfig)
-    check_ranges(config)
-    changed = {text.lstrip("+").partition("=")[0] for text in overrides}
+    check(config, defaults)
     for group in GROUPS:
-        _name_part(group, getattr(config, group), choices.get(group), changed)
+        _name_part(group, getattr(config, group), choices.get(group), set(typed))
     return config
 
 
 def _refuse_unknown(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in {field.name for field in fields(RunConfig)}:
-            raise ConfigError(unknown_key(str(key), [field.name for field in fields(RunConfig)]))
+            raise ConfigError(unknown_key(str(key), keys_of(cfg)))
     for section, kind in (("eval", Eval), ("checkpoint", Checkpoint)):
         node = cfg.get(section)
         known = [field.name for field in fields(kind)]
@@ -163,45 +182,86 @@ def _refuse_variables(value: Any, key: str = "") -> None:
         )
 
 
+def keys_of(cfg: DictConfig) -> list[str]:
+    """The keys that a whole config may have, and those of its groups with the group's name before them."""
+    nodes = {str(key): cfg._get_node(key) for key in cfg if key != "hydra"}
+    inside = [f"{key}.{name}" for key, node in nodes.items() for name in (node if isinstance(node, DictConfig) else ())]
+    return [*(field.name for field in fields(RunConfig)), *inside]
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The words for a key that does not exist, with the nearest one that does."""
+    """The words for a key that does not exist, with the nearest one that does.
+
+    Args:
+        key: as typed.
+        known: the keys beside it, without its group's name; for the top level, those of the groups, too (keys_of).
+    """
     group, _, last = key.rpartition(".")
-    known = sorted(name for name in known if name != "_target_")
-    near = get_close_matches(last, known, 1)
-    hint = f"did you mean {f'{group}.' if group else ''}{near[0]}? " if near else ""
-    where = group or "the top level"
-    return f"unknown key {key}; {hint}{where} has: {', '.join(known) or 'no keys'}"
+    known = sorted(name for name in known if not name.endswith("_target_") and (group or name != "hydra"))
+    beside = [name for name in known if "." not in name]
+    near = get_close_matches(last.rpartition("/")[2].lower(), {name.rpartition(".")[2] for name in known}, 1)
+    meant = [name for name in known if name.rpartition(".")[2] in near]
+    meant = [name for name in meant if name in beside and "/" not in key] or meant  # `name` is not model.name
+    hint = f"did you mean {' or '.join(f'{group}.{name}' if group else name for name in meant)}? " if meant else ""
+    return f"unknown key {key}; {hint}{group or 'the top level'} has: {', '.join(beside) or 'no keys'}"
 
 
-def _explain(error: OmegaConfBaseException) -> str:
+def _wrong_types(schema: DictConfig, cfg: DictConfig, typed: Mapping[str, str]) -> list[str]:
+    """What is wrong with each setting of its own, one merged without the others."""
+    problems = []
+    whole = OmegaConf.to_container(cfg, throw_on_missing=False)
+    assert isinstance(whole, dict)
+    sound: dict[str, Any] = {}
+    for key, value in whole.items():
+        try:
+            sound[str(key)] = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}), resolve=False)[key]  # type: ignore[index]
+        except OmegaConfBaseException as error:
+            problems.append(_explain(error, typed))
+    return [*problems, *_out_of_range(sound)] if problems else []
+
+
+def _explain(error: OmegaConfBaseException, typed: Mapping[str, str]) -> str:
     key = error.full_key or ""
     text = str(error).splitlines()[0]
+    if isinstance(error, InterpolationResolutionError):
+        return f"{key}={typed.get(key, '${...}')} refers to a key that does not exist; type a value"
     if key in _RANGES:
         value = re.search(r"[Vv]alue '(.*?)'", text)
-        given = f", got {value[1]!r}" if value else ", got null" if "None" in text else ""
+        said = typed.get(key, value[1] if value else None)
+        given = f", got {said!r}" if said is not None else ", got null" if "None" in text else ""
         return f"{key} must be {_RANGES[key][1]}{given}; try {key}={_RANGES[key][2]}"
     return f"{key}: {text}" if key else text
 
 
-def check_ranges(config: RunConfig) -> None:
-    """Raise ConfigError for a number out of its range, and for what is no number, text, true, false or list of them."""
+def check(config: RunConfig, defaults: DictConfig | None = None) -> None:
+    """Raise ConfigError with a line for each value that is out of its range, or of another type than in `defaults`."""
+    problems = [*_out_of_range(asdict(config)), *(_wrong_parts(config, defaults) if defaults is not None else ())]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _out_of_range(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each setting that is out of its range; settings that are not there are in order."""
+    refused = set()
     for key, (holds, words, example) in _RANGES.items():
         section, _, last = key.rpartition(".")
-        holder = getattr(config, section) if section else config
-        value = holder.get(last) if isinstance(holder, dict) else getattr(holder, last)
-        if isinstance(holder, dict) and not isinstance(value, int | float):
+        holder = settings.get(section) if section else settings
+        value = holder.get(last, MISSING) if isinstance(holder, Mapping) else MISSING
+        if value == MISSING or (section in GROUPS and not isinstance(value, int | float)):
             continue  # a class without this setting, or with one of another kind
         if not holds(value):
-            raise ConfigError(f"{key} must be {words}, got {value!r}; try {key}={example}")
-    if config.stop_epoch is not None and config.stop_epoch > config.epochs:
-        raise ConfigError(f"stop_epoch must be at most epochs={config.epochs}, got {config.stop_epoch}")
+            refused.add(key)
+            yield f"{key} must be {words}, got {value!r}; try {key}={example}"
+    stop, epochs = settings.get("stop_epoch"), settings.get("epochs")
+    if type(stop) is int and type(epochs) is int and stop > epochs:
+        yield f"stop_epoch must be at most epochs={epochs}, got {stop}; try stop_epoch={epochs}"
     for group in GROUPS:
-        for key, value in getattr(config, group).items():
+        for key, value in (settings.get(group) or {}).items():
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, dict | list):
-                    raise ConfigError(f"{group}.{key} must be a number, text, true or false, or a flat list of them")
-                if isinstance(number, float) and not math.isfinite(number):
-                    raise ConfigError(f"{group}.{key} must be finite, got {number}")
+                    yield f"{group}.{key} must be a number, text, true or false, or a flat list of them"
+                elif isinstance(number, float) and not math.isfinite(number) and f"{group}.{key}" not in refused:
+                    yield f"{group}.{key} must be finite, got {number}; without it the default is taken"
 
 
 def _name_part(group: str, part: dict[str, Any], choice: str | None, changed: set[str]) -> None:
@@ -220,12 +280,8 @@ def _name_part(group: str, part: dict[str, Any], choice: str | None, changed: se
         )
 
 
-def check_parts(config: RunConfig, defaults: DictConfig) -> None:
-    """Compare the types of the parts' settings with those of the chosen files' values.
-
-    Raises:
-        ConfigError: text where a number belongs, and the like.
-    """
+def _wrong_parts(config: RunConfig, defaults: DictConfig) -> Iterator[str]:
+    """A line for each setting of a part that is of another type than the chosen file's value."""
     for group in GROUPS:
         chosen = defaults.get(group)
         for key, value in getattr(config, group).items():
@@ -235,10 +291,11 @@ def check_parts(config: RunConfig, defaults: DictConfig) -> None:
             default = OmegaConf.to_container(default) if OmegaConf.is_list(default) else default
             words = _wrong_type(value, default)
             same_class = isinstance(chosen, DictConfig) and chosen.get("_target_") == getattr(config, group)["_target_"]
-            if key.endswith("betas") and same_class and isinstance(default, list) and len(value) != len(default):
-                words = words or f"a list of {len(default)} numbers"
-            if words:
-                raise ConfigError(f"{group}.{key} must be {words}, got {value!r}; try {group}.{key}={_show(default)}")
+            if key.endswith("betas") and same_class and isinstance(default, list):
+                wrong = words or not isinstance(value, list) or len(value) != len(default)
+                words = f"a list of {len(default)} numbers" if wrong else None
+            if words and not isinstance(value, dict):  # which is refused anyway
+                yield f"{group}.{key} must be {words}, got {value!r}; try {group}.{key}={_show(default)}"
 
 
 def _wrong_type(value: Any, default: Any) -> str | None:

@@ -21,6 +21,13 @@ Find a data set on this machine or fetch it, verify it, and say what it holds an
 """
 
 
+class _Printing(logging.StreamHandler):
+    """Lets an error of the output through (the reader has gone), which logging would show with its traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        raise
+
+
 def main(args: list[str]) -> int:
     """Exit code: 0 done; 2 an unknown name or setting; 4 the data are missing, damaged or cannot be fetched."""
     if not args or args[0] in ("-h", "--help"):
@@ -34,7 +41,7 @@ def main(args: list[str]) -> int:
 
     from normbench import app, build
 
-    handler = logging.StreamHandler(sys.stdout)  # the data sets log where they found what
+    handler = _Printing(sys.stdout)  # the data sets log where they found what
     log = logging.getLogger("normbench")
     level = log.level
     log.addHandler(handler)
@@ -81,9 +88,15 @@ def _settings(name: str, overrides: list[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
+    from normbench import parts, typed
     from normbench.app import register_plugins
     from normbench.config import ConfigError
 
+    typed.refuse_unprintable(overrides)
+    overrides = [typed.quoted(setting) for setting in overrides]
+    for setting in overrides:
+        if not setting.lstrip("+~").startswith("dataset."):
+            raise ConfigError(f"{setting}: only dataset.KEY=VALUE can be set here, see normbench data --help")
     register_plugins()
     with initialize_config_module("normbench.conf", version_base="1.3"):
         config = compose("train", overrides=[f"dataset={name}", *overrides]).dataset
@@ -92,7 +105,10 @@ def _settings(name: str, overrides: list[str]) -> dict[str, Any]:
     missing = [f"dataset.{key}=..." for key in config if OmegaConf.is_missing(config, key)]
     if missing:
         raise ConfigError(f"dataset={name} needs {' '.join(missing)}; `normbench data --help` shows an example")
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    if settings.get("train_size") is not None and not parts.offered("dataset", settings, {"train_size": 0}):
+        raise ConfigError("dataset.train_size is for normbench train; here the whole set is verified")
+    return settings
 
 
 def _refuse(message: str, code: int) -> int:

@@ -179,13 +179,14 @@ def main(args: Sequence[str]) -> int:
 
     try:
         options = _options(args)
+        folders = [folder for given in options.runs for folder in _runs(given)]
     except ConfigError as error:
         print(f"normbench evaluate: {error}", file=sys.stderr)
         return 2
     if options.trust_code:
         sys.path.append(os.getcwd())  # where `normbench train` looks for a user's classes
     table, code = [], 0
-    for folder in [run for given in options.runs for run in list(records.find_runs(given.expanduser())) or [given]]:
+    for folder in folders:
         try:
             table += _rows(folder, options)
         except (records.Damaged, PermissionError) as error:
@@ -209,6 +210,13 @@ def main(args: Sequence[str]) -> int:
     return code
 
 
+def _runs(given: Path) -> list[Path]:
+    found = list(records.find_runs(given))
+    if not found:
+        raise ConfigError(f"no runs found under {given} ({given / 'run.json'} is missing); RUN must hold one or more")
+    return found
+
+
 def _options(args: Sequence[str]) -> Any:
     import argparse
 
@@ -225,6 +233,7 @@ def _options(args: Sequence[str]) -> Any:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--trust-code", action="store_true")
     options = parser.parse_args(args)
+    options.runs = [Path(os.path.expanduser(run)) for run in options.runs]
     options.statistics = [word for word in options.statistics.split(",") if word]
     unknown = [word for word in options.statistics if word not in STATISTICS]
     if unknown or not options.statistics:
@@ -257,6 +266,8 @@ def _restored(folder: Path, options: Any) -> Built:
     record, content = checkpoint.of_run(folder)
     config = from_dict({**record["config"], "device": options.device})
     if options.data_root:
+        if "root" not in config.dataset:
+            raise ConfigError(f"dataset={config.dataset['name']} is in no folder; leave out --data-root")
         config.dataset["root"] = options.data_root
     if not options.trust_code:
         parts.refuse_unknown(config, GROUPS, folder, "--trust-code")

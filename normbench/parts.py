@@ -46,7 +46,7 @@ def maker_of(group: str, target: str) -> Callable[..., Any]:
     try:
         return instantiate({"_target_": target, "_partial_": True}).func
     except (HydraException, ValueError, ImportError) as error:
-        reason = str(error.__cause__ or " ".join(str(error).split()))
+        reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(
             f"{group}._target_={target} can't be used: {reason}; it must be the path of a class in an installed "
             "package or in the folder where you start normbench"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import records
-from normbench.dataset import cache_folder, fingerprint_of
+from normbench.dataset import DataError, cache_folder, fingerprint_of
 from normbench.resident import Resident
 
 log = logging.getLogger("normbench")
@@ -105,7 +105,7 @@ def fit(preprocess: Any, settings: Mapping[str, Any], images: Tensor) -> Floats 
     what = [version, made_from, str(torch.__version__), measured]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     kept = _kept(key, str(images.device))
-    path = None if version is None else cache_folder() / "preprocess" / f"{key}.pt"
+    path = None if version is None else _place(f"{key}.pt")
     state = kept.state or (path and _read(path))
     if state:
         put(preprocess, state)
@@ -116,6 +116,14 @@ def fit(preprocess: Any, settings: Mapping[str, Any], images: Tensor) -> Floats 
             _write(path, state)
     kept.state = state
     return kept.floats
+
+
+def _place(name: str) -> Path | None:
+    try:
+        return cache_folder() / "preprocess" / name
+    except DataError as error:
+        log.warning("every start fits the preprocessing anew: %s", error)
+        return None
 
 
 def _fit(preprocess: Any, images: Tensor) -> None:

@@ -118,7 +118,12 @@ def unseal(path: Path) -> bytes:
     Raises:
         Damaged: no seal, or the content is not what was sealed.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a folder stands there, the disk fails
+        raise Damaged(f"{path} is damaged: {error.strerror}") from None
     payload, comment = data[: -_SEAL_SIZE - 2] + b"\0\0", data[-_SEAL_SIZE:]
     if not comment.startswith(_SEAL):
         raise Damaged(f"{path} is damaged: it does not end in its checksum ({len(data):,} bytes)")

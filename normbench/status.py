@@ -51,6 +51,9 @@ def main(args: Sequence[str]) -> int:
     if any(arg in ("-h", "--help") for arg in args):
         print(USAGE, end="")
         return 0
+    if flags := [arg for arg in args if arg.startswith("-")]:
+        print(f"normbench: unknown option {flags[0]}; type normbench status FOLDER", file=sys.stderr)
+        return 2
     roots = [Path(arg) for arg in args] or [Path("results")]
     found = 0
     for root in roots:

@@ -40,13 +40,11 @@ def test_train_ends_with_the_accuracy_the_folder_and_what_to_do_next(normbench, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]  # Hydra leaves nothing
 
 
-# what is typed; words that the answer must hold
+# what is typed; words that the answer must hold (tests/test_errors.py has the rows of docs/errors.md)
 REFUSED = {
     "norm=foo": "no norm=foo; choose one of: bn, ",
     "norm=off": "no norm=off",
-    "optimizer=adma": "did you mean adam or adamax?",
     "optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
-    "+lrr=0.1": "unknown key lrr",
     "++optimizer.lrr=1": "unknown key optimizer.lrr; did you mean optimizer.lr?",
     "epoch=3": "unknown key epoch; did you mean epochs?",
     "optimizer.lr=abc": "optimizer.lr must be a number, got 'abc'",
@@ -54,12 +52,10 @@ REFUSED = {
     "optimizer.lr=nan": "optimizer.lr must be a number > 0, got nan",
     "optimizer.lr=-1": "optimizer.lr must be a number > 0, got -1",
     "optimizer.betas=[1]": "beta",
-    "epochs=2.5": "epochs must be a whole number >= 1, got '2.5'",
-    "epochs=0": "epochs must be a whole number >= 1, got 0",
-    "epochs=null": "epochs must be a whole number >= 1",
+    "epochs=2.5": "epochs must be a whole number from 1 to 1000000, got '2.5'",
+    "epochs=0": "epochs must be a whole number from 1 to 1000000, got 0",
+    "epochs=null": "epochs must be a whole number from 1 to 1000000",
     "~epochs": "epochs must be given",
-    "seed=None": "seed must be a whole number from 0 to 4294967295, got 'None'",
-    "seed=true": "seed must be a whole number",
     "batch_size=0": "batch_size must be a whole number >= 1, got 0",
     "batch_size=999999": "batch_size must be at most 9,000, the training images of fashion_mini; got 999999",
     "schedule.scales=[lr,weight_decay]": "schedule.scales has weight_decay, and that of optimizer=adam is 0",
@@ -73,10 +69,7 @@ REFUSED = {
     "preprocess._target_=torch.nn.ReLU": "must be a class that inherits from normbench.preprocess.Preprocess",
     "amp=fp16": "amp must be none or bf16, got 'fp16'; try amp=bf16",
     "optimizer=sgd optimizer._target_=torch.optim.LBFGS ~optimizer.weight_decay": "LBFGS) calls the loss several times",
-    "batch_size=1": "norm=bn needs at least 2 values per channel",
     "clip=norm clip.max_norm=-1": "max_norm must be a number > 0, got -1",
-    "device=cuda:99": "there is no such CUDA device here; try device=cpu",
-    "norm=null": "must be a string",
     "norm=none norm._target_=torch.nn.Bilinear": "missing a required argument",
     "loss.label_smoothing=2": "loss.label_smoothing must be a number >= 0 and < 1, got 2",
     "schedule.warmup_epochs=5": "schedule.warmup_epochs must be less than epochs=5",
@@ -87,25 +80,18 @@ REFUSED = {
     "-m dataset=fashion_mnist dataset.root=a,b": "dataset.root=a and dataset.root=b make one and the same run",
     "-m loss.label_smoothing=0.1,2": "loss.label_smoothing must be",
     "threads=9999": "threads must be a whole number from 1 to",
-    "optimizer.lr=0,1": "for a sweep add -m",
     "optimizer.lr=1 optimizer.lr=2": "optimizer.lr is given twice",
     "--lr=0.1": "settings have no dashes: type lr=0.1",
-    "norm=[bn": "can't be read",
-    "norm=${oops}": "oops",
-    "dataset=imagefolder": "dataset.name and dataset.root must be given",
     "model.activation=swish": "activation must be one of relu, sigmoid",
-    "model=lenet dataset=synthetic": "lenet needs images of at least 16 x 16",
     "norm._target_=nowhere.Norm": "norm._target_=nowhere.Norm can't be used",
     "norm._target_=os.system": "can't be used",
     "optimizer._target_=torch.optim.SGD": "to leave out what it lacks: ~optimizer.betas ~optimizer.eps",
     "name=../x": "name must be letters",
     "out=/proc/nowhere": "out=/proc/nowhere",
     "--config-dir=nowhere": "nowhere' not found",
-    "-m optimizer.lr=abc,0.1": "optimizer.lr must be a number, got 'abc'",
     "-m norm=foo,bn": "no norm=foo",
     "-m norm=none norm.momentum=0.2": "unknown key norm.momentum",
     "-m seed=0 norm.momentumm=0.2": "unknown key norm.momentumm; did you mean norm.momentum?",
-    "-m seed=range(5,5)": "empty sweep",
     "-m optimizer.lr=interval(0,1)": "needs a list of values",
     "-m norm=bn batch_size=1": "norm=bn needs at least 2 values per channel",
 }
@@ -180,7 +166,7 @@ def test_help_version_list_and_status(normbench, tmp_path):
     assert re.search(r"^  odd +an odd one  \[yours\]$", normbench("list", "norm", "--config-dir", "mine").stdout, re.M)
     assert normbench("list", "--config-dir", "nowhere").returncode == 2
     normbench("train", *FAST)
-    assert normbench("status").stdout == "results: 1 run: 1 complete\n"
+    assert re.fullmatch(r"results: 1 run: 1 complete; 0 s of training, \d+ kB\n", normbench("status").stdout)
 
 
 def test_bash_completion_knows_commands_choices_and_keys(normbench):

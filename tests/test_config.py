@@ -62,8 +62,8 @@ def test_a_file_without_a_name_is_called_by_its_stem(compose):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("epochs", 0, "epochs must be a whole number >= 1, got 0; try epochs=5"),
-        ("epochs", None, "epochs must be a whole number >= 1"),
+        ("epochs", 0, "epochs must be a whole number from 1 to 1000000, got 0; try epochs=5"),
+        ("epochs", None, "epochs must be a whole number from 1 to 1000000"),
         ("seed", -1, "seed must be a whole number from 0"),
         ("seed", 2**32, "seed must be a whole number from 0"),
         ("val_fraction", 1.0, "val_fraction must be a number between 0 and 1, got 1.0"),

@@ -74,7 +74,7 @@ def test_equal_jobs_are_joined(plan):
         (["norm=none", "norm.momentum=0.2"], "unknown key norm.momentum"),
         (["clip=none,norm", "clip.max_value=1"], "unknown key clip.max_value; clip has: max_norm, name"),
         (["optimizer.lr=0.1,abc"], "optimizer.lr must be a number, got 'abc'"),
-        (["epochs=1,0"], "epochs must be a whole number >= 1, got 0"),
+        (["epochs=1,0"], "epochs must be a whole number from 1 to 1000000, got 0"),
         (["seed=1", "seed=2"], "seed is given twice"),
         (["optimizer.lr=0.1", "+optimizer.lr=0.2"], "optimizer.lr is given twice"),
     ],

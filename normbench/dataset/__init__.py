@@ -44,8 +44,15 @@ class Dataset(Protocol):
 
 
 def cache_folder() -> Path:
-    """The user's folder for what was fetched, unpacked or decoded."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
+    """The user's folder for what was fetched, unpacked or decoded.
+
+    Raises:
+        DataError: the machine knows no home of this user.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
+    except RuntimeError:
+        raise DataError("no home folder is known, where data are kept; type export XDG_CACHE_HOME=FOLDER") from None
 
 
 def fingerprint_of(*arrays: npt.NDArray[np.generic]) -> str:

@@ -186,6 +186,9 @@ class ImageFolder:
 def _list(root: Path, split: str) -> tuple[tuple[str, ...], list[_Picture]]:
     """The classes and the pictures of one split, sorted."""
     folder = root / split
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"dataset.root={root} {what}; it must be a folder that holds train/ and test/")
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder of class folders; dataset.root=FOLDER must hold train/ and test/")
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))

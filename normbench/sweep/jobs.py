@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check_parts, check_ranges, load, unknown_key
+from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check, keys_of, load, unknown_key
 
 CONFIG_NAME = "train"
 
@@ -69,13 +69,26 @@ def plan(loader: ConfigLoader, typed: Sequence[str], most: int | None = None) ->
     count = math.prod(len(axis) for axis in axes)
     if most is not None and count > most:
         raise TooMany(count, composer.job(parser.parse_overrides([axis[0] for axis in axes])))
-    jobs = [composer.job(overrides) for overrides in itertools.product(*map(parser.parse_overrides, axes))]
+    combinations = enumerate(itertools.product(*map(parser.parse_overrides, axes)), 1)
+    jobs = [_job(composer, overrides, number, count) for number, overrides in combinations]
     composer.refuse_without_effect()
     different: dict[Path, Job] = {}
     for job in jobs:
         first = different.setdefault(job.config.folder, job)
         _refuse_other_way(first, job)
     return Plan(list(different.values()), asked=len(jobs))
+
+
+def _job(composer: "_Composer", overrides: Sequence[Override], number: int, count: int) -> Job:
+    """Of a sweep's many jobs, the bad one is named."""
+    try:
+        return composer.job(overrides)
+    except ConfigError as error:
+        if count == 1:
+            raise
+        typed = " ".join(_text(override) for override in overrides)
+        between = "\n" if "\n" in str(error) else " "
+        raise ConfigError(f"{error}{between}(job {number} of {count}: {typed})") from None
 
 
 def configs(loader: ConfigLoader, overrides: Sequence[Sequence[str]]) -> list[RunConfig]:
@@ -146,17 +159,24 @@ class _Composer:
         interpolates |= any("${" in _text(o) for o in overrides)  # a value may be made of others
         plain = [] if interpolates else [o for o in overrides if _is_plain(o, defaults)]
         others = [o for o in overrides if o not in plain]
-        texts = tuple(_text(o) for o in others)
-        if texts not in self.bases:
-            cfg = defaults.copy()
-            used = [_text(o) for o in others if o in choosing or self._set(cfg, o)]
-            self.bases[texts] = Job(tuple(used), load(cfg, choices, used))
-        base = self.bases[texts]
-        config = replace(base.config, **{group: dict(getattr(base.config, group)) for group in GROUPS})
-        used = {*base.overrides, *(_text(o) for o in plain if self._set_plain(config, o))}
-        check_ranges(config)
-        check_parts(config, defaults)
+        try:
+            texts = tuple(_text(o) for o in others)
+            if texts not in self.bases:
+                self.bases[texts] = self._loaded(others, choosing, defaults, choices)
+            base = self.bases[texts]
+            config = replace(base.config, **{group: dict(getattr(base.config, group)) for group in GROUPS})
+            used = {*base.overrides, *(_text(o) for o in plain if self._set_plain(config, o))}
+            check(config, defaults)
+        except ConfigError:
+            return self._loaded(overrides, choosing, defaults, choices)  # tells of all that is wrong together
         return Job(tuple(text for o in overrides if (text := _text(o)) in used), config)
+
+    def _loaded(
+        self, overrides: Sequence[Override], choosing: Sequence[Override], defaults: DictConfig, choices: dict[str, str]
+    ) -> Job:
+        cfg = defaults.copy()
+        used = [_text(o) for o in overrides if o in choosing or self._set(cfg, o)]
+        return Job(tuple(used), load(cfg, choices, used, defaults))
 
     def refuse_without_effect(self) -> None:
         for key, keys_instead in self.without_effect.items():
@@ -238,4 +258,4 @@ def _keys_beside(cfg: DictConfig, key: str) -> list[str] | None:
     node: Any = OmegaConf.select(cfg, parent) if parent else cfg
     if not isinstance(node, DictConfig):
         return []
-    return None if last in node.keys() else [str(name) for name in node]  # noqa: SIM118 - `in` is False for ???
+    return None if last in node.keys() else [str(name) for name in node] if parent else keys_of(node)  # noqa: SIM118 - `in` is False for ???

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shlex
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from normbench import build, records, run
-from normbench.config import ConfigError, identity
+from normbench.config import ConfigError, RunConfig, identity
 from normbench.sweep import elsewhere, estimate, jobs
 
 MOST = 10_000  # jobs that are started without a further question
@@ -67,6 +68,7 @@ def check(work: Sorted) -> None:
     for job in sorted(work.todo, key=lambda job: json.dumps(job.config.dataset)):  # each data set is loaded once
         if (arm := _arm(job)) in reasons:
             continue
+        _refuse_unwritable(job.config)
         try:
             build.build(job.config)
             reasons[arm] = None
@@ -84,6 +86,14 @@ def check(work: Sorted) -> None:
 
 def _arm(job: jobs.Job) -> str:
     return identity(replace(job.config, seed=0).to_dict())
+
+
+def _refuse_unwritable(config: RunConfig) -> None:
+    """Raise ConfigError now for a place that no run could be written to, not once a run."""
+    place = next(place for place in (config.folder, *config.folder.absolute().parents) if os.path.lexists(place))
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        why = "cannot be written to" if place.is_dir() else "is no folder"
+        raise ConfigError(f"out={config.out}: {place} {why}; try another out=FOLDER")
 
 
 def run_sweep(
