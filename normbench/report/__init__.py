@@ -1,88 +1,77 @@
-"""`normbench report FOLDER...`: comparison plots and tables of the runs below some folders. Never imports torch."""
+"""`normbench report FOLDER...`: verdicts, figures and tables of the runs below some folders. Never imports torch."""
 
-import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normbench import records
+from normbench.report.options import InputError, Request, check_only, check_seeds, parse
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from normbench.report.study import Study
 
 TRAIN = "train some: normbench train -m norm=none,bn seed=0,1,2"
-EPILOG = """\
-Only complete and diverged runs give numbers; every other run is listed with the reason.
-Exit codes: 0 done; 2 bad input (no such folder, no runs, nowhere to write)."""
-
-
-class InputError(ValueError):
-    """The command cannot be carried out as typed; the message says what to type instead."""
+FAILED, BAD_INPUT, DAMAGED = 1, 2, 4
 
 
 def main(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="normbench report",
-        description="Compare the runs below some folders: curves, a table of means and spreads, the data behind them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = Path("results/runs")
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help=f"where runs are (default: {default})")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the report goes (default: FIRST_FOLDER/report)")
-    options = parser.parse_args(args)
-    folders = options.folders or [default]
     os.environ.pop("MPLBACKEND", None)  # notebooks set it to one of their own; the figures need none
     try:
-        return _report(folders, options.out or folders[0] / "report")
+        return _report(parse(args))
     except InputError as error:
         print(f"normbench report: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
 
 
-def _report(folders: list[Path], out: Path) -> int:
-    for folder in folders:
+def _report(request: Request) -> int:
+    for folder in request.folders:
         if not folder.is_dir():
             raise InputError(f"FOLDER must be an existing folder, given {str(folder)!r}; {TRAIN}")
-    from normbench.report.collect import collect  # pandas: not for a mistyped folder, nor for --help
+    study = _study(request)
+    from normbench.report import output  # matplotlib: not for a mistyped option
 
-    runs, metrics = collect(folders)
-    if not len(runs):
-        places = ", ".join(map(str, folders))
-        raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
-    files = _files(runs, metrics)
+    files = output.files(study, request.formats, check_only(request.only, output.KEYS))
     try:
-        _write(out, files)
+        _write(request.out, files)
     except OSError as error:
         raise InputError(f"the report must go to a folder that can be written ({error}); type --out DIR") from None
-    used = int(runs["used"].sum())
-    print(f"{used} of {len(runs)} runs used" + (", the others are listed" if used < len(runs) else ""))
-    print(f"wrote {out / 'report.md'}")
-    return 0
+    used = len(study.used)
+    print(f"{used} of {len(study.runs)} runs used" + (", the others are listed" if used < len(study.runs) else ""))
+    pages = [name for name in ("report.html", "report.md", "report.json") if name in files]
+    print(f"wrote {request.out / pages[0] if pages else request.out}")
+    return _exit_code(request, study)
 
 
-def _files(runs: "pd.DataFrame", metrics: "pd.DataFrame") -> dict[str, bytes]:
-    """Every file of the report by its path inside the report's folder."""
-    from normbench.report import page, style, tables
-    from normbench.report.figures import NotDrawn, curves
+def _study(request: Request) -> "Study":
+    from normbench.report.collect import collect  # pandas: not for a mistyped folder, nor for --help
+    from normbench.report.figures import KEYS
+    from normbench.report.study import Options, Refused, study
 
-    used = runs[runs["used"].astype(bool)]
-    files = {"data/runs.csv": tables.as_csv(runs), "data/metrics.csv": tables.as_csv(metrics)}
-    table = tables.summary(used, metrics) if len(used) else runs.iloc[:0]
-    if len(used):
-        files["tables/summary.csv"] = tables.as_csv(table)
-        files["tables/summary.md"] = tables.summary_markdown(table).encode()
-    drawn, notes = [], []
+    check_only(request.only, KEYS)
+    runs, metrics = collect(request.folders)
+    if not len(runs):
+        places = ", ".join(map(str, request.folders))
+        raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
+    check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
     try:
-        drawn = curves.curves(used, tables.settings(used), metrics)
-    except NotDrawn as reason:
-        notes.append(f"curves: not drawn: {reason}")
-    for item in drawn:
-        rendered = style.rendered(item.figure, item.name, item.caption)
-        files |= {f"figures/{item.name}.{kind}": data for kind, data in rendered.items()}
-    text = page.page(runs, metrics, table, [(item.name, item.caption) for item in drawn], notes)
-    return files | {"report.md": text.encode()}
+        return study(runs, metrics, Options(request.target, request.baseline, request.x, request.tune_seeds))
+    except Refused as error:
+        raise InputError(str(error)) from None
+
+
+def _exit_code(request: Request, study: "Study") -> int:
+    damaged = list(study.runs.loc[study.runs["state"] == "damaged", "run_id"])
+    if request.strict and damaged:
+        print(f"normbench report: --strict: {len(damaged)} damaged: {', '.join(damaged)}", file=sys.stderr)
+        return DAMAGED
+    states = [str(contrast.rows[0].state) for contrast in study.contrasts] or ["REFUSED"]
+    hit = [state for state in states if state in request.fail_on]
+    if hit:
+        print(f"normbench report: --fail-on: a headline verdict is {', '.join(dict.fromkeys(hit))}", file=sys.stderr)
+        return FAILED
+    return 0
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
@@ -91,7 +80,11 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != data:
             records.write(path, data)
-    # what an earlier report of other runs left behind would pass for a part of this one
-    for stale in [*out.glob("figures/curves*.*"), *out.glob("tables/summary.*")]:
-        if stale.relative_to(out).as_posix() not in files:
-            stale.unlink()
+    # what an earlier report of other runs, or with other options, left behind would pass for a part of this one
+    from normbench.report.output import OURS
+
+    for folder in (out, out / "data", out / "figures", out / "tables"):
+        for path in sorted(folder.glob("*.*")):
+            name = path.relative_to(out).as_posix()
+            if name not in files and re.fullmatch(OURS, name) and path.is_file():
+                path.unlink()

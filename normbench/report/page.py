@@ -1,108 +1,77 @@
-"""report.md: what was found, the figures, the table, and every run that is not in the numbers with its reason. Pure."""
+"""report.md: the content of a report as Markdown, for where files are read as they are. Pure."""
 
 from collections.abc import Sequence
 
-import pandas as pd
+from normbench.report.content import Content
+from normbench.report.figures import Drawn
+from normbench.report.paper import Table
+from normbench.report.tables import escaped, markdown
 
-from normbench.report.tables import escaped, markdown, settings, summary_markdown
+DATA = {
+    "runs": "every run found", "metrics": "every evaluation", "summary": "means and spreads of every setting",
+    "time_to_target": "when each run reached the target", "comparisons": "every verdict with its numbers",
+}  # fmt: skip
 
 
-def page(
-    runs: pd.DataFrame,
-    metrics: pd.DataFrame,
-    table: pd.DataFrame,
-    figures: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-) -> str:
-    """The report as Markdown.
-
-    Args:
-        runs: every run found.
-        metrics: every row of the used ones.
-        table: the summary of those that are used; empty if none is.
-        figures: (name, caption) of each figure that was drawn.
-        notes: what else a reader must know, such as a figure that was not drawn and why.
-    """
-    parts = ["# normbench report", counts(runs, table)]
-    for name, caption in figures:
-        text = escaped(caption)
-        parts.append(f"![{text.split('. ')[0]}](figures/{name}.png)")
-        parts.append(f"{text} ([PDF](figures/{name}.pdf), [SVG](figures/{name}.svg), [data](data/metrics.csv))")
-    if len(table):
-        parts += ["## Results", summary_markdown(table).rstrip(), TABLE_CAPTION]
-    notes = [*notes, *warnings(runs), *never_clipped(runs, metrics)]
-    if notes:
-        parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in notes)]
-    rest = runs[runs["state"].ne("complete") | ~runs["used"].astype(bool)]
-    if len(rest):
-        cells = {"run": rest["run_id"], "state": rest["state"], "reason": rest["reason"], "folder": rest["folder"]}
-        parts += [
-            "## Runs that are not complete",
-            NOT_COMPLETE,
-            markdown({k: list(map(str, v)) for k, v in cells.items()}),
-        ]
+def page(content: Content, formats: Sequence[str]) -> str:
+    """The report as Markdown; it links what is written in these formats."""
+    parts = [f"# {escaped(content.title)}"]
+    if not content.cards:
+        parts.append(f"**{escaped(content.verdict)}**")
+    for card in content.cards:
+        parts += [f"**{card.symbol} {card.state}.** {escaped(card.sentence)}"]
+    for card in content.cards:
+        parts += [f"### {escaped(card.title)}", table(card.table), escaped(card.table.caption)]
+    parts.append(escaped(content.counts))
+    parts += [part for drawn in content.first for part in _figure(drawn, formats)]
+    parts += [part for name in ("main", "target") if name in content.tables for part in _section(content.tables[name], formats)]
+    parts += ["## More figures"] if content.rest else []
+    parts += [part for drawn in content.rest for part in _figure(drawn, formats)]
+    parts += [part for name in ("cost", "protocol") if name in content.tables for part in _section(content.tables[name], formats)]
+    if content.failures:
+        parts += _section(content.failures, ())
+    if content.methods:
+        parts += ["## Methods", escaped(content.methods)]
+    parts += _listed("Notes", content.notes)
+    parts += _listed("Figures that were not drawn", [f"{name}: {reason}" for name, reason in content.missing])
+    for setup in content.setup:
+        parts += _section(setup, ())
+    parts += _section(content.every_run, ())
+    if "csv" in formats:
+        links = [f"- [data/{name}.csv](data/{name}.csv): {text}" for name, text in DATA.items()]
+        parts += ["## Data", "\n".join(links)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-TABLE_CAPTION = (
-    "Mean ± standard deviation over the n complete runs of a setting, one run a seed (no ± with one run); n - 1 in the "
-    "denominator. Accuracies are fractions. Untrained: the last validation accuracy is no more than two standard "
-    "errors above that of step 0. Test: measured once, after training. train_s: seconds of training alone. All "
-    "digits, and the losses, are in [tables/summary.csv](tables/summary.csv), each run in [data/runs.csv]"
-    "(data/runs.csv). Means and spreads are no verdict: they do not say whether a difference is chance."
-)
-NOT_COMPLETE = (
-    "Diverged runs are results: they are counted beside the means and drawn as far as they are finite. Nothing of the "
-    "others is used."
-)
+def table(made: Table) -> str:
+    """A Markdown table; what is bold in print is bold here."""
+    columns = {name: [row[i].text for row in made.rows] for i, name in enumerate(made.header)}
+    bold = {(i, j) for i, row in enumerate(made.rows) for j, cell in enumerate(row) if cell.bold}
+    return markdown(columns, bold)
 
 
-def counts(runs: pd.DataFrame, table: pd.DataFrame) -> str:
-    """How many runs of what: found, used, and the rest by state."""
-    used = runs[runs["used"].astype(bool)]
-    states = used["state"].value_counts().sort_index()
-    said = ", ".join(f"{n} {state}" for state, n in states.items()) or "none"
-    left = runs[~runs["used"].astype(bool)]
-    copies = left["state"].isin(["complete", "diverged"])
-    others = left["state"].where(~copies, "copies").value_counts().sort_index()
-    text = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} found; used: {said}"
-    text += f", in {len(table)} {'setting' if len(table) == 1 else 'settings'}" if len(table) else ""
-    rest = ", ".join(f"{n} {state}" for state, n in others.items())
-    return text + (f"; not used: {rest}." if rest else ".")
+def _section(made: Table, formats: Sequence[str]) -> list[str]:
+    kinds = [kind for kind in ("csv", "tex") if kind in formats]
+    links = ", ".join(f"[{kind}](tables/{made.name}.{kind})" for kind in kinds)
+    return [f"## {made.title}", table(made), escaped(made.caption) + (f" ({links})" if links else "")]
 
 
-def warnings(runs: pd.DataFrame) -> list[str]:
-    """What makes the used runs less comparable than they look."""
-    used = runs[runs["used"].astype(bool)]
-    if not len(used):
-        return ["No complete run: nothing to compare. Train some: normbench train -m norm=none,bn seed=0,1,2"]
-    setting = settings(used)
-    seeds = {tuple(sorted(part["seed"])) for _, part in used.groupby([setting[key] for key in setting], sort=False)}
-    notes = []
-    if len(seeds) > 1:
-        notes.append("Not every setting has the same seeds, so their means are not over the same draws.")
-    elif (n := len(seeds.pop())) < 3:
-        notes.append(f"Only {n} {'seed' if n == 1 else 'seeds'} a setting: too few to judge a difference by.")
-    for key, name in (("device", "devices"), ("torch_version", "versions of torch"), ("git_commit", "git commits")):
-        values = sorted(set(map(str, used[key].dropna())))
-        if len(values) > 1:
-            notes.append(f"The runs come from {len(values)} {name}: {', '.join(values)}.")
-    return notes
+def _figure(drawn: Drawn, formats: Sequence[str]) -> list[str]:
+    text = escaped(drawn.caption)
+    kinds = [kind for kind in ("pdf", "svg") if kind in formats]
+    links = [f"[{kind.upper()}](figures/{drawn.name}.{kind})" for kind in kinds]
+    if "csv" in formats:
+        links.append(f"[data]({data_of(drawn)})")
+    return [
+        f"![{text.split('. ')[0]}](figures/{drawn.name}.png)",
+        text + (f" ({', '.join(links)})" if links else ""),
+    ]
 
 
-def never_clipped(runs: pd.DataFrame, metrics: pd.DataFrame) -> list[str]:
-    """The settings whose clipping rule was idle in every step of every run: they are their own baseline."""
-    used = runs[runs["used"].astype(bool) & runs["clip"].ne("none")]
-    notes = []
-    for choice, part in used.groupby("clip", sort=True):
-        setting = settings(part)
-        for arm, index in part.groupby([setting[key] for key in setting], sort=False).groups.items():
-            rows = metrics[metrics["run_id"].isin(part.loc[index, "run_id"])]
-            if rows["clip_frac"].notna().any() and not rows["clip_frac"].gt(0).any():
-                words = ", ".join(f"{key}={value}" for key, value in zip(setting, arm, strict=True))  # pyright: ignore[reportArgumentType] - a group of several keys is a tuple
-                count = "the run" if len(index) == 1 else f"the {len(index)} runs"
-                notes.append(
-                    f"clip={choice} never acted in {count} of {words}: this equals clip=none. What it holds against "
-                    f"its bound was {rows['clip_size_mean'].mean():.3g} on average."
-                )
-    return notes
+def data_of(drawn: Drawn) -> str:
+    """Where the numbers of a figure are: in a file of its own, or where it has none in metrics.csv."""
+    return f"figures/{drawn.name}.csv" if len(drawn.data) else "data/metrics.csv"
+
+
+def _listed(heading: str, items: Sequence[str]) -> list[str]:
+    return [f"## {heading}", "\n".join(f"- {escaped(item)}" for item in items)] if items else []

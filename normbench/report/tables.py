@@ -1,15 +1,14 @@
-"""The tables of a report: which settings were compared, and what came out of each. Pure: tables in, tables out."""
+"""Which settings tell runs apart, and how a table is written: as Markdown, as CSV. Pure: tables in, tables out."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from normbench.report.collect import is_uncompared
 
-SHOWN = ("val_acc", "test_acc")  # the readers' table; the CSV holds the losses too
-SCORES = ("val_acc", "test_acc", "val_loss", "test_loss")
 MOST_DECIMALS = 4  # a data set of 10,000 images resolves no more
 
 
@@ -66,36 +65,6 @@ def untrained(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     return (runs["state"] == "complete") & (after <= before + noise.fillna(0))
 
 
-def summary(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """One row a setting, from the used runs.
-
-    Columns: the setting; n, the complete runs, which the numbers come from; n_diverged and n_untrained; mean and
-    SD (n - 1 in the denominator, empty below two runs) of each score; the median of train_s. A score that one of
-    the n runs lacks is empty: no mean is taken over those that happen to have it.
-    """
-    setting = settings(runs)
-    shown = setting.copy()
-    if "optimizer.lr" not in shown and runs["lr"].nunique() > 1:
-        shown.insert(2, "optimizer.lr", runs["lr"].astype(object).where(runs["lr"].notna(), ""))
-    bad = untrained(runs, metrics)
-    rows = []
-    for key, part in runs.groupby([shown[name] for name in shown], sort=False):
-        done = part[part["state"] == "complete"]
-        row = dict(zip(shown, key, strict=True)) | {"n": len(done), "n_diverged": len(part) - len(done)}
-        row["n_untrained"] = int(bad[part.index].sum())
-        for score in SCORES:
-            values = done[score].astype(float).to_numpy()
-            row[f"{score}_mean"] = values.mean() if len(values) else math.nan  # NaN if any is missing
-            with np.errstate(over="ignore"):  # losses near 1e200 have no finite square: the SD is then inf
-                row[f"{score}_sd"] = values.std(ddof=1) if len(values) > 1 else math.nan
-        seconds = done["train_s"].astype(float).to_numpy()
-        row["train_s_median"] = np.median(seconds) if len(seconds) else math.nan
-        rows.append(row)
-    rows.sort(key=lambda row: natural(row[name] for name in shown))
-    scores = [f"{score}_{part}" for score in SCORES for part in ("mean", "sd")]
-    return pd.DataFrame(rows, columns=[*shown, "n", "n_diverged", "n_untrained", *scores, "train_s_median"])
-
-
 def decimals(sds: Iterable[float]) -> int:
     """Decimals that give the smallest SD of a column one significant digit; 3 where no SD is known."""
     places = [
@@ -104,51 +73,33 @@ def decimals(sds: Iterable[float]) -> int:
     return max([*places, 0]) if places else 3
 
 
-def summary_markdown(table: pd.DataFrame) -> str:
-    """The summary for readers: mean ± SD, and beside a mean the runs that are not in it."""
-    keys = [str(name) for name in table][: list(table).index("n") + 1]
-    cells = {name: [cell_text(value) for value in table[name]] for name in keys}
-    marks = [_mark(*row) for row in table[["n", "n_diverged", "n_untrained"]].itertuples(index=False)]
-    for score in SHOWN:
-        digits = decimals(table[f"{score}_sd"])
-        pairs = zip(table["n"], table[f"{score}_mean"], table[f"{score}_sd"], marks, strict=True)
-        cells[score] = [_mean_text(n, mean, sd, digits) + mark for n, mean, sd, mark in pairs]
-    cells["train_s (median)"] = ["" if math.isnan(s) else f"{s:.1f}" for s in table["train_s_median"]]
-    return markdown(cells)
-
-
-def _mark(n: int, diverged: int, bad: int) -> str:
-    parts = [f"{diverged} of {n + diverged} diverged" + (", not in the mean" if n else "")] if diverged else []
-    parts += [f"{bad} of {n + diverged} untrained"] if bad else []
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _mean_text(n: int, mean: float, sd: float, digits: int) -> str:
-    if math.isnan(mean):
-        return "–" if n == 0 else "– (not measured in every run)"
-    return f"{mean:.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
-
-
 def cell_text(value: object) -> str:
     """A config value as one would type it; a dash where the key does not apply."""
     return "–" if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def markdown(columns: Mapping[str, Sequence[str]]) -> str:
-    """A Markdown table, its columns as wide as their longest cell."""
-    rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    rows = [[escaped(cell) for cell in row] for row in rows]
+def markdown(columns: Mapping[str, Sequence[str]], bold: Container[tuple[int, int]] = ()) -> str:
+    """A Markdown table, its columns as wide as their longest cell; `bold`: (row, column) of cells in bold."""
+    body = [list(map(escaped, cells)) for cells in zip(*columns.values(), strict=True)]
+    body = [[f"**{c}**" if (i, j) in bold else c for j, c in enumerate(cells)] for i, cells in enumerate(body)]
+    rows = [list(map(escaped, columns)), *body]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]) + "\n"
 
 
 def escaped(text: str) -> str:
-    """One line that Markdown shows as it is, also inside a table."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """One line that Markdown shows as it is, also inside a table: no markup, no mathematics, no link."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = re.sub(r"([\\`*|$~])", r"\\\1", line).replace("](", "]\\(")
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # between letters it marks nothing up
 
 
 def as_csv(table: pd.DataFrame) -> bytes:
     """UTF-8, LF; floats in full precision, booleans as true and false, empty where not measured."""
-    words = {"used": table["used"].map({True: "true", False: "false"})} if "used" in table else {}
+    words = {
+        name: values.map({True: "true", False: "false"})
+        for name, values in table.items()
+        if len(values) and values.map(lambda value: isinstance(value, bool | np.bool_)).all()
+    }
     return table.assign(**words).to_csv(index=False, lineterminator="\n").encode()

@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
-KEYS = (
-    "curves", "time_to_target", "speedup_vs_target", "paired", "lr_sensitivity", "batch_size", "grid", "stability",
-    "tuning_budget", "search", "activations", "gradients", "cost", "gap",
-)  # fmt: skip
+KEYS = ("curves",)
 
 
 class NotDrawn(Exception):

@@ -1,0 +1,65 @@
+"""From a study to the files of its report, by their paths inside the report's folder. Pure."""
+
+from collections.abc import Sequence
+from importlib import import_module
+
+from normbench.report import exports, latex, machine, page, style, web
+from normbench.report.content import Content, content
+from normbench.report.figures import KEYS, Drawn, NotDrawn
+from normbench.report.study import Study
+from normbench.report.tables import as_csv
+
+TABLES = ("main", "target", "cost", "protocol", "methods", "summary")  # summary: of reports of earlier versions
+DATA = ("runs", "metrics", "summary", "time_to_target", "comparisons")
+OURS = (  # what a report may have written: a pattern of paths
+    r"report\.(html|md|json)"
+    rf"|data/({'|'.join(DATA)})\.csv"
+    rf"|tables/({'|'.join(TABLES)})\.(csv|md|tex)"
+    rf"|figures/({'|'.join(KEYS)})(_\d+)?\.(svg|pdf|png|csv)"
+)
+
+
+def files(study: Study, formats: Sequence[str], keys: Sequence[str]) -> dict[str, bytes]:
+    """Every file of the report in these formats, with these figures."""
+    drawn, missing = draw(study, keys)
+    rendered = {item.name: style.rendered(item.figure, item.name, item.caption) for item in drawn}
+    made = content(study, drawn, missing)
+    found = {f"figures/{item.name}.{kind}": rendered[item.name][kind] for item in drawn for kind in style.FORMATS}
+    found |= {f"figures/{item.name}.csv": as_csv(item.data) for item in drawn if len(item.data)}
+    found |= {f"data/{name}.csv": as_csv(table) for name, table in exports.all_tables(study).items()}
+    found |= _tables(made)
+    found |= {f"report.{kind}": data for kind, data in _pages(study, made, rendered, tuple(formats)).items()}
+    return {name: data for name, data in sorted(found.items()) if name.rpartition(".")[2] in formats}
+
+
+def draw(study: Study, keys: Sequence[str]) -> tuple[list[Drawn], list[tuple[str, str]]]:
+    """What was drawn, and of what was not: the reason."""
+    drawn: list[Drawn] = []
+    missing: list[tuple[str, str]] = []
+    for key in keys:
+        try:
+            drawn += import_module(f"normbench.report.figures.{key}").draw(study)
+        except NotDrawn as reason:
+            missing.append((key, str(reason)))
+    return drawn, missing
+
+
+def _tables(made: Content) -> dict[str, bytes]:
+    found = {}
+    for name, table in made.tables.items():
+        found[f"tables/{name}.csv"] = as_csv(table.values)
+        found[f"tables/{name}.md"] = page.table(table).encode()
+        found[f"tables/{name}.tex"] = latex.table(table).encode()
+    if made.methods:
+        found["tables/methods.tex"] = (latex.escaped(made.methods) + "\n").encode()
+    return found
+
+
+def _pages(study: Study, made: Content, rendered: dict, formats: tuple[str, ...]) -> dict[str, bytes]:
+    """Only those asked for: a large page takes its time."""
+    makers = {
+        "html": lambda: web.html(made, rendered, formats).encode(),
+        "md": lambda: page.page(made, formats).encode(),
+        "json": lambda: machine.report_json(study, made, formats),
+    }
+    return {kind: make() for kind, make in makers.items() if kind in formats}

@@ -1,0 +1,137 @@
+"""report.html: the content of a report as one file without script, from template.html. Pure."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from normbench.report import latex
+from normbench.report.content import Content
+from normbench.report.figures import Drawn
+from normbench.report.page import DATA, data_of
+
+if TYPE_CHECKING:
+    import jinja2
+
+MOST_BYTES = 1_500_000  # of all figures in the page: with the tables it stays below 2 MB
+MOST_ROWS = 12  # of a figure's data in the page
+SVG = "{http://www.w3.org/2000/svg}"
+XLINK = "{http://www.w3.org/1999/xlink}"
+DROPPED = ("metadata", "style", "title", "desc")  # title and desc are made anew, with ids to refer to
+REFERENCE = re.compile(r"url\(#([^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as it stands in the page."""
+
+    name: str
+    caption: str
+    image: Markup
+    links: tuple[tuple[str, str], ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    n_rows: int
+    data: str
+
+
+def html(content: Content, rendered: Mapping[str, Mapping[str, bytes]], formats: Sequence[str]) -> str:
+    """The page; `rendered`: of each figure its svg and png. It links what is written in these formats."""
+    images = _images([*content.first, *content.rest], rendered)
+    pictures = {d.name: _picture(d, images[d.name], formats) for d in (*content.first, *content.rest)}
+    return _template().render(
+        content=content,
+        first=[pictures[d.name] for d in content.first],
+        rest=[pictures[d.name] for d in content.rest],
+        kinds=[kind for kind in ("csv", "tex", "md") if kind in formats],
+        methods_tex=latex.escaped(content.methods),
+        data=DATA if "csv" in formats else {},
+    )
+
+
+@cache
+def _template() -> "jinja2.Template":
+    import jinja2
+
+    # lines that hold a statement alone leave no blank line behind
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.from_string((files("normbench.report") / "template.html").read_text("utf-8"))
+
+
+def _picture(drawn: Drawn, image: Markup, formats: Sequence[str]) -> Picture:
+    links = [(kind.upper(), f"figures/{drawn.name}.{kind}") for kind in ("pdf", "svg") if kind in formats]
+    links += [("CSV", data_of(drawn))] if "csv" in formats else []
+    rows = tuple(tuple(_cell(value) for value in row) for row in drawn.data.head(MOST_ROWS).itertuples(index=False))
+    header = tuple(map(str, drawn.data))
+    return Picture(
+        drawn.name, drawn.caption, image, tuple(links), header, rows, len(drawn.data), f"figures/{drawn.name}.csv"
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+# --------------------------------------------------------------------------------------------------------------- images
+
+
+def _images(drawn: Sequence[Drawn], rendered: Mapping[str, Mapping[str, bytes]]) -> dict[str, Markup]:
+    """Every figure as SVG; while they are more than MOST_BYTES, the largest as PNG, if that is smaller."""
+    images = {d.name: inline_svg(d, rendered[d.name]["svg"]) for d in drawn}
+    for item in sorted(drawn, key=lambda d: (-len(images[d.name]), d.name)):
+        if sum(map(len, images.values())) <= MOST_BYTES:
+            break
+        picture = _inline_png(item, rendered[item.name]["png"])
+        if len(picture) < len(images[item.name]):
+            images[item.name] = picture
+    return images
+
+
+def inline_svg(drawn: Drawn, svg: bytes) -> Markup:
+    """The SVG as HTML takes it: no namespaces, no document type, its ids its own, title and description named."""
+    root = ElementTree.fromstring(svg)
+    for parent in root.iter():
+        for child in [c for c in parent if c.tag.rpartition("}")[2] in DROPPED]:
+            parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.removeprefix(SVG)
+        node.attrib = {
+            key.removeprefix(XLINK): _renamed(key, value, drawn.name) for key, value in node.attrib.items()
+        }  # fmt: skip
+    box = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib |= {"viewBox": box, "role": "img", "aria-labelledby": f"{drawn.name}-title {drawn.name}-desc"}
+    texts = {"title": drawn.caption.partition(". ")[0], "desc": drawn.caption}
+    for place, (kind, text) in enumerate(texts.items()):
+        node = ElementTree.Element(kind, {"id": f"{drawn.name}-{kind}"})
+        node.text = text
+        root.insert(place, node)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _renamed(key: str, value: str, name: str) -> str:
+    """Ids, and what refers to them, with the figure's name in front: in one page they must not collide."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key.removeprefix(XLINK) == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    return REFERENCE.sub(rf"url(#{name}-\1)", value)
+
+
+def _inline_png(drawn: Drawn, png: bytes) -> Markup:
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # of the IHDR chunk
+    source = base64.b64encode(png).decode()
+    return Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
+        source, width, height, drawn.caption
+    )
