@@ -4,16 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from normbench.report import exports, methods, notes, paper
+import pandas as pd
+
+from normbench.report import exports, main_table, methods, notes, paper, side_tables
 from normbench.report.figures import Drawn
 from normbench.report.paper import Cell, Table
 from normbench.report.sentence import metric_words
 from normbench.report.state import State
-from normbench.report.study import LR, Arm, Contrast, Study
+from normbench.report.study import LR, Contrast, Study
 from normbench.report.tables import cell_text, natural
 from normbench.report.target import UNITS
 from normbench.report.verdict import Comparison
 
+MOST_CARDS = 6  # shown open; where there are more, the first is, and a table has them all in a line each
+EVIDENCE = (
+    "geometric mean of per-seed ratios,", "ratio of geometric means,", "mean of per-seed differences",
+    "difference of means",
+)  # fmt: skip
 MOST_RUNS = 500  # listed in a page; data/runs.csv has all
 FIRST = ("curves", "time_to_target")  # figures that come before the main table
 SYMBOLS = {
@@ -24,25 +31,41 @@ SYMBOLS = {
 
 @dataclass(frozen=True)
 class Card:
-    """A contrast: its headline state, its sentence, and every number that it rests on."""
+    """A contrast: its headline state, its sentence, every number that it rests on, and all that in a line."""
 
     title: str
     state: State
     sentence: str
     table: Table
 
+    line: tuple[str, ...]
+
     @property
     def symbol(self) -> str:
         return SYMBOLS[self.state]
 
+    @property
+    def claim(self) -> str:
+        """The sentence up to the numbers that it rests on; all of it where it claims nothing."""
+        return min((self.sentence.partition(f" ({words} ")[0] for words in EVIDENCE), key=len)
+
+    @property
+    def rest(self) -> str:
+        return self.sentence.removeprefix(self.claim).lstrip()
+
 
 @dataclass(frozen=True)
 class Content:
-    """first: figures before the main table; rest: those after it. missing: (figure, why it was not drawn)."""
+    """What a report says.
+
+    overview: all verdicts, where they are too many to read one by one. first: figures before the main table; rest:
+    those after it. missing: (figure, why it was not drawn).
+    """
 
     title: str
     verdict: str
     cards: tuple[Card, ...]
+    overview: Table | None
     counts: str
     first: tuple[Drawn, ...]
     tables: Mapping[str, Table]
@@ -54,13 +77,22 @@ class Content:
     setup: tuple[Table, ...]
     every_run: Table
 
+    @property
+    def open_cards(self) -> tuple[Card, ...]:
+        return self.cards[:1] if self.overview else self.cards
+
+    @property
+    def folded_cards(self) -> tuple[Card, ...]:
+        return self.cards[1:] if self.overview else ()
+
 
 def content(study: Study, drawn: Sequence[Drawn], missing: Sequence[tuple[str, str]]) -> Content:
-    made = {table.name: table for table in paper.tables(study)}
+    builders = (main_table.main, side_tables.to_target, side_tables.cost, side_tables.protocol)
+    made = {table.name: table for table in (build(study) for build in builders) if table.rows}
     cards = tuple(_card(study, contrast) for contrast in study.contrasts)
     early = tuple(d for d in drawn if d.name.startswith(FIRST))
     return Content(
-        title(study), cards[0].sentence if cards else no_verdict(study), cards,
+        title(study), cards[0].sentence if cards else no_verdict(study), cards, _overview(cards),
         notes.counts(study.runs, len(study.arms)), early, made, tuple(d for d in drawn if d not in early),
         tuple(missing), _failures(study), methods.paragraph(study), tuple(notes.all_notes(study)),
         tuple(_setup(study)), _every_run(study),
@@ -101,13 +133,38 @@ def _card(study: Study, contrast: Contrast) -> Card:
     rows = [_card_row(choice, row, contrast) for choice, row in exports.judged(contrast)]
     header = ("Question", "Learning rates", "Effect [95% CI]", "p", "Ahead in", "Verdict")
     name = contrast_title(contrast)
-    caption = f"The numbers of {name}. Ratios: baseline to variant, above 1 where the variant is the faster. Differences: variant minus baseline. p: adjusted for the number of comparisons (Holm)."
+    caption = (
+        f"The numbers of {name}. Ratios: baseline to variant, above 1 where the variant is the faster. Differences: "
+        "variant minus baseline. p: adjusted for the number of comparisons (Holm)."
+    )
+    if contrast is not study.contrasts[0]:  # said once
+        caption = f"The numbers of {name}."
     table = Table("verdict", name, caption, header, tuple(rows), 1, exports.EMPTY)
-    return Card(name, head.state, head.sentence, table)
+    return Card(name, head.state, head.sentence, table, _line(contrast))
+
+
+def _line(contrast: Contrast) -> tuple[str, ...]:
+    """The headline and its state, then those of the test accuracy, if that is not the headline itself."""
+    own = [row for choice, row in exports.judged(contrast) if choice == exports.OWN]
+    told = [own[0], *(row for row in own[1:] if row.metric == "test_acc")]
+    cells = [(f"{question(r, contrast)}: {paper.effect_text(r)}", f"{SYMBOLS[r.state]} {r.state}") for r in told]
+    return (*cells[0], *(cells[1] if len(cells) > 1 else ("", "")))
+
+
+def _overview(cards: Sequence[Card]) -> Table | None:
+    if len(cards) <= MOST_CARDS:
+        return None
+    rows = [(card.title, *card.line) for card in cards]
+    caption = "Every comparison in a line; each is told in full below, and in data/comparisons.csv."
+    header = ("Comparison", "Headline [95% CI]", "Verdict", "And", "Its verdict")
+    return _table("verdicts", "All verdicts", caption, header, rows)
 
 
 def _card_row(choice: str, row: Comparison, contrast: Contrast) -> tuple[Cell, ...]:
     ways = {exports.OWN: "each arm's own best", exports.SAME: "the baseline's best"}
+    selections = contrast.baseline.selection, contrast.variant.selection
+    if all(s and s.how == "one setting" for s in selections):
+        ways[exports.OWN] = "one each, not tuned"
     p = paper.MISSING if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
     wins = f"{row.wins}/{row.n_pairs} seeds" if row.paired and row.n_pairs else paper.MISSING
     state = f"{SYMBOLS[row.state]} {row.state}"
@@ -154,40 +211,45 @@ def _cut(found: int) -> str:
 
 
 def _every_run(study: Study) -> Table:
-    used = {run_id for arm in study.arms for run_id in arm.reported.values()}
-    keys = [k for k in ("dataset", "model", "norm", "optimizer", "clip", "batch_size", "lr") if study.runs[k].nunique() > 1]
-    keys = [k for k in keys if k not in ("norm",)]
-    columns = ["run_id", *(["norm"]), *keys, "seed", "state", "steps", "val_acc", "test_acc", "train_s"]
+    reported = {run_id for arm in study.arms for run_id in arm.reported.values()}
+    varied = [k for k in ("dataset", "model", "optimizer", "clip", "batch_size", "lr") if study.runs[k].nunique() > 1]
+    columns = ["run_id", "norm", *varied, "seed", "state", "steps", "val_acc", "test_acc", "train_s"]
     rows = []
     for run in study.runs.head(MOST_RUNS).to_dict("records"):
-        cells = [run[c] for c in columns]
-        for i, name in enumerate(columns):
-            if name in ("val_acc", "test_acc") and cells[i] is not None:
-                cells[i] = f"{100 * float(cells[i]):.2f}"
-            if name == "train_s" and cells[i] is not None:
-                cells[i] = f"{float(cells[i]):.1f}"
-        rows.append([*cells, "yes" if run["run_id"] in used and run["used"] else "no"])
+        told = run["used"] and run["run_id"] in reported
+        rows.append([*(_measured(run[name], name) for name in columns), "yes" if told else "no"])
     names = {"run_id": "Run", "val_acc": "Validation accuracy, %", "test_acc": "Test accuracy, %",
              "train_s": "Seconds of training", "lr": "Learning rate"}  # fmt: skip
-    header = [*(names.get(c, c.replace("_", " ").capitalize()) for c in columns), "Reported"]
-    caption = f"Every run found, at its last evaluation; reported: a verdict uses it.{_cut(len(study.runs))}"
+    header = [*(names.get(name, name.replace("_", " ").capitalize()) for name in columns), "Reported"]
+    caption = f"Every run found, at its last evaluation; reported: a verdict or a mean uses it.{_cut(len(study.runs))}"
     return _table("runs", "Every run", caption, header, rows)
+
+
+def _measured(value: object, name: str) -> object:
+    if not isinstance(value, float) or value != value:
+        return value
+    return f"{100 * value:.2f}" if name.endswith("_acc") else f"{value:.1f}" if name == "train_s" else value
 
 
 def _setup(study: Study) -> list[Table]:
     """What all runs share, what each arm changes against its baseline, where the runs were made."""
-    used = study.used
-    if not len(used):
+    if not len(study.used):
         return []
-    keys = sorted(name for name in map(str, used) if name.startswith("cfg.") and name != "cfg.seed")
-    same = [(k[4:], used[k].iloc[0]) for k in keys if used[k].notna().all() and used[k].map(str).nunique() == 1]
-    tables = [_table("shared", "Settings that all runs share", "Settings that all used runs share.", ("Key", "Value"), same)]
-    changes = [(contrast_title(c), _changed(c)) for c in study.contrasts]
+    shared: dict[str, list[str]] = {}
+    for key, value in sorted(_config(study.used).items()):
+        group, _, name = key.partition(".")
+        shared.setdefault(group, []).append(f"{name}={_plain(value)}" if name else _plain(value))
+    rows = [(group, ", ".join(values)) for group, values in shared.items()]
+    caption = "Settings that all used runs share."
+    tables = [_table("shared", "Settings that all runs share", caption, ("Group", "Settings"), rows)]
+    changes = [(contrast_title(contrast), _changed(contrast)) for contrast in study.contrasts]
     if changes:
-        tables.append(_table("changes", "What differs from the baseline", "What each variant changes against its baseline, beside the learning rate.", ("Comparison", "Settings"), changes))
+        caption = "What each variant changes against its baseline, beside the learning rate."
+        header = ("Comparison", "Settings")
+        tables.append(_table("changes", "What differs from the baseline", caption, header, changes))
     made = [(words, _values(study, key)) for key, words in MADE.items()]
-    tables.append(_table("made", "Where the runs were made", "Versions, devices and data of the used runs.", ("What", "Value"), made))
-    return tables
+    caption = "Versions, devices and data of the used runs."
+    return [*tables, _table("made", "Where the runs were made", caption, ("What", "Value"), made)]
 
 
 MADE = {
@@ -202,12 +264,17 @@ def _values(study: Study, key: str) -> str:
 
 
 def _changed(contrast: Contrast) -> str:
-    a, b = (_config(arm) for arm in (contrast.baseline, contrast.variant))
-    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k not in (LR, "seed"))
+    a, b = (_config(arm.runs) for arm in (contrast.baseline, contrast.variant))
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k != LR)
     return ", ".join(f"{k}: {_plain(a.get(k))} → {_plain(b.get(k))}" for k in keys)
 
 
-def _config(arm: Arm) -> dict[str, object]:
-    """The config keys that all runs of an arm have with one value."""
-    names = [str(name) for name in arm.runs if str(name).startswith("cfg.")]
-    return {k[4:]: arm.runs[k].iloc[0] for k in names if arm.runs[k].notna().all() and arm.runs[k].map(str).nunique() == 1}
+def _config(runs: pd.DataFrame) -> dict[str, object]:
+    """The config keys that all these runs have with one value; a class that comes with its name goes by that."""
+    found = {}
+    for name in map(str, runs):
+        values = runs[name]
+        if name.startswith("cfg.") and name != "cfg.seed" and values.notna().all() and values.map(str).nunique() == 1:
+            found[name[4:]] = values.iloc[0]
+    ours = ("normbench.", "torch.")
+    return {k: v for k, v in found.items() if not (k.endswith("._target_") and str(v).startswith(ours))}

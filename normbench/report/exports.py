@@ -5,6 +5,7 @@ docs/schema.md says what each column is; tests/test_report_json.py compares it w
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,13 +60,13 @@ def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]
         return stats.summary(metric, values, n_ok=done, n_images=int(part[images].iloc[0]) if images else None)
 
 
-def _scored(study: Study, run: Mapping[str, object], metric: str) -> float:
+def _scored(study: Study, run: Mapping[Any, Any], metric: str) -> float:
     """A diverged run as guessing, or as the loss that it began with: the one on validation data, test is read once."""
-    value = math.nan if run[metric] is None else float(run[metric])  # type: ignore[arg-type]
+    value = math.nan if run[metric] is None else float(run[metric])
     if run["state"] != "diverged":
         return value
     if metric.endswith("_acc"):
-        return scored_accuracy(value, True, int(run["n_classes"]))  # type: ignore[call-overload]
+        return scored_accuracy(value, True, int(run["n_classes"]))
     first = study.rows_of[str(run["run_id"])].iloc[0]
     return scored_loss(value, float(first["val_loss"])) if first["step"] == 0 else math.nan
 

@@ -1,4 +1,4 @@
-"""The tables and the methods paragraph in LaTeX: `\\usepackage{booktabs}` is all they need. Pure."""
+"""The tables and the methods paragraph in LaTeX: the package booktabs is all they need. Pure."""
 
 import unicodedata
 

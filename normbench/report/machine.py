@@ -93,7 +93,7 @@ def _figure(drawn: Drawn, formats: tuple[str, ...]) -> dict[str, Any]:
 def _not_complete(runs: pd.DataFrame) -> list[dict[str, Any]]:
     rest = runs[runs["state"].ne("complete") | ~runs["used"].astype(bool)]
     rows = rest[["run_id", "state", "used", "reason", "folder"]].to_dict("records")
-    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
 
 
 def _counted(states: pd.Series) -> dict[str, int]:

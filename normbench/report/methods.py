@@ -13,10 +13,17 @@ from normbench.report.target import SUSTAIN, UNITS
 
 
 def paragraph(study: Study) -> str:
-    """"" without an arm."""
+    """Nothing is said without an arm."""
     if not study.arms:
         return ""
-    parts = [_compared(study), _budget(study.used), _tuning(study), _measures(study), _statistics(study), _failed(study)]
+    parts = [
+        _compared(study),
+        _budget(study.used),
+        _tuning(study),
+        _measures(study),
+        _statistics(study),
+        _failed(study),
+    ]
     return " ".join(part for part in [*parts, _made_with(study.used)] if part)
 
 
@@ -84,15 +91,20 @@ def _statistics(study: Study) -> str:
     if not rows:
         return ""
     ways = {row.paired for row in rows}
-    pairs = "Runs with the same seed see the same batches and start from the same weights where they share layers; they are compared in pairs: " if True in ways else ""
-    if ways == {False}:
+    pairs = (
+        "Runs with the same seed see the same batches and start from the same weights where they share layers; they "
+        "are compared in pairs: "
+    )
+    if True not in ways:
         pairs = "The arms share no seed and are compared unpaired (Welch): "
     kinds = {row.effect_kind for row in rows}
     means = ["accuracies by the mean of the differences"] if "difference" in kinds else []
     means += ["times to target by the geometric mean of the ratios"] if "ratio" in kinds else []
     text = f"{pairs}{' and '.join(means)}, with 95% t intervals"
     number = len(study.contrasts)
-    text += f" and p values adjusted by Holm's method over the {number} comparisons of one question" if number > 1 else ""
+    text += (
+        f" and p values adjusted by Holm's method over the {number} comparisons of one question" if number > 1 else ""
+    )
     return (
         f"{text}; below {FEWEST} seeds there is no interval and no verdict. Differences within "
         f"{100 * ACCURACY_MARGIN:g} pp of accuracy or a factor of {TIME_MARGIN:g} in time count as no difference that "

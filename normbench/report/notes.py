@@ -73,8 +73,8 @@ def resolution(study: Study) -> list[str]:
             best = float(scores.max())
             notes.append(
                 f"The {int(n):,} test images of {dataset} alone leave a standard error of "
-                f"{100 * binomial_se(best, int(n)):.2g} pp on an accuracy of {100 * best:.1f}%. All arms share it; more "
-                "seeds do not shrink it."
+                f"{100 * binomial_se(best, int(n)):.2g} pp on an accuracy of {100 * best:.1f}%. All arms share it; "
+                "more seeds do not shrink it."
             )
     return notes
 

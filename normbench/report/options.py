@@ -64,13 +64,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", metavar="ACC", help="validation accuracy to reach, as 0.85, declared before the runs were made "
         "(default: found from the baseline's runs, which lowers the verdict)")  # fmt: skip
     add("--baseline", metavar="KEY=VALUE", help="what the others are compared with, as norm=none "
-        "(default: the first value, none before others, of the first of norm, clip, optimizer that varies)")  # fmt: skip
+        "(default: the first value, none first, of the first of norm, clip, optimizer that varies)")  # fmt: skip
     add("--x", choices=UNITS, default="steps", help="in what the way to the target is counted (default: steps)")
     add("--tune-seeds", metavar="0,1,2", help="the seeds that choose the learning rate; the others are reported "
         "(default: each seed is reported at the rate that the other seeds choose)")  # fmt: skip
     add("--only", metavar="KEY,...", help="draw only these figures, as curves,paired")
-    add("--format", metavar="KIND,...", help=f"write only these of {','.join(FORMATS)}; md brings its png (default: all)")
-    add("--fail-on", metavar="STATE,...", help="exit with 1 if a headline verdict has one of these states, as WORSE,SLOWER")
+    add(
+        "--format",
+        metavar="KIND,...",
+        help=f"write only these of {','.join(FORMATS)}; md brings its png (default: all)",
+    )
+    add(
+        "--fail-on",
+        metavar="STATE,...",
+        help="exit with 1 if a headline verdict has one of these states, as WORSE,SLOWER",
+    )
     add("--strict", action="store_true", help="exit with 4 if a run is damaged")
     return parser
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from normbench.report.content import Content
+from normbench.report.content import Card, Content
 from normbench.report.figures import Drawn
 from normbench.report.paper import Table
 from normbench.report.tables import escaped, markdown
@@ -18,16 +18,17 @@ def page(content: Content, formats: Sequence[str]) -> str:
     parts = [f"# {escaped(content.title)}"]
     if not content.cards:
         parts.append(f"**{escaped(content.verdict)}**")
-    for card in content.cards:
-        parts += [f"**{card.symbol} {card.state}.** {escaped(card.sentence)}"]
-    for card in content.cards:
-        parts += [f"### {escaped(card.title)}", table(card.table), escaped(card.table.caption)]
+    for card in content.open_cards:
+        parts += [*_card(card), table(card.table), escaped(card.table.caption)]
+    if content.overview:
+        parts += _section(content.overview, ())
+    parts += [part for card in content.folded_cards for part in _card(card)]
     parts.append(escaped(content.counts))
     parts += [part for drawn in content.first for part in _figure(drawn, formats)]
-    parts += [part for name in ("main", "target") if name in content.tables for part in _section(content.tables[name], formats)]
+    parts += _paper(content, ("main", "target"), formats)
     parts += ["## More figures"] if content.rest else []
     parts += [part for drawn in content.rest for part in _figure(drawn, formats)]
-    parts += [part for name in ("cost", "protocol") if name in content.tables for part in _section(content.tables[name], formats)]
+    parts += _paper(content, ("cost", "protocol"), formats)
     if content.failures:
         parts += _section(content.failures, ())
     if content.methods:
@@ -43,11 +44,21 @@ def page(content: Content, formats: Sequence[str]) -> str:
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
+def _paper(content: Content, names: Sequence[str], formats: Sequence[str]) -> list[str]:
+    tables = [content.tables[name] for name in names if name in content.tables]
+    return [part for made in tables for part in _section(made, formats)]
+
+
 def table(made: Table) -> str:
     """A Markdown table; what is bold in print is bold here."""
     columns = {name: [row[i].text for row in made.rows] for i, name in enumerate(made.header)}
     bold = {(i, j) for i, row in enumerate(made.rows) for j, cell in enumerate(row) if cell.bold}
     return markdown(columns, bold)
+
+
+def _card(card: Card) -> list[str]:
+    text = f"**{escaped(card.claim)}** {escaped(card.rest)}".rstrip()
+    return [f"## {card.symbol} {card.state}: {escaped(card.title)}", text]
 
 
 def _section(made: Table, formats: Sequence[str]) -> list[str]:

@@ -98,7 +98,7 @@ def escaped(text: str) -> str:
 def as_csv(table: pd.DataFrame) -> bytes:
     """UTF-8, LF; floats in full precision, booleans as true and false, empty where not measured."""
     words = {
-        name: values.map({True: "true", False: "false"})
+        str(name): values.map({True: "true", False: "false"})
         for name, values in table.items()
         if len(values) and values.map(lambda value: isinstance(value, bool | np.bool_)).all()
     }

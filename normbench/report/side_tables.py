@@ -1,0 +1,135 @@
+"""The tables beside the main one: time to target (T2), cost (T3), the tuning protocol (T4). Pure."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+import pandas as pd
+
+from normbench.report import exports, target
+from normbench.report.paper import (
+    MISSING,
+    Cell,
+    Table,
+    by_block,
+    crossed,
+    named,
+    names,
+    percent,
+    ranges,
+    rate_text,
+    shown_keys,
+    times_text,
+)  # fmt: skip
+from normbench.report.study import Arm, Study
+from normbench.report.tables import cell_text
+
+
+def to_target(study: Study) -> Table:
+    goals = {id(arm): goal for arm, goal in exports.targets(study)}
+    rows, values = [], []
+    for _, block in by_block(study):
+        for arm in block:
+            found = crossed(study, arm, goals)
+            if not found:
+                continue
+            peaks = [float(study.rows_of[i]["val_acc"].max()) for i in arm.reported.values()]
+            reached = sum(c.reached for c in found)
+            texts = [percent(found[0].target), f"{reached}/{len(found)}",
+                     *(times_text(found, unit) for unit in target.UNITS), f"{100 * max(peaks):.1f}"]  # fmt: skip
+            rows.append((*names(study, arm), *map(Cell, texts)))
+            medians = {
+                f"{unit}_median": median(getattr(c, unit) if c.reached else math.inf for c in found)
+                for unit in target.UNITS
+            }
+            told = {"target": found[0].target, "n_reached": reached, "n": len(found), **medians}
+            values.append(named(study, arm) | told | {"highest_val_acc": max(peaks)})
+    header = (
+        *shown_keys(study),
+        "Target",
+        "Reached",
+        "Steps",
+        "Examples",
+        "Seconds of training",
+        "Highest accuracy, %",
+    )
+    caption = (
+        "The way to the target: median [smallest, largest] over the seeds, of the first of two consecutive evaluations "
+        "at or above it, in validation accuracy. A run that never reached it counts as slower than every one that did. "
+        "Highest accuracy: of any evaluation of any run on the validation data, for orientation only: a maximum "
+        "flatters, and no verdict uses it."
+    )
+    return Table("target", "Time to target", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values))
+
+
+# ------------------------------------------------------------------------------------------------------------ T3, cost
+
+
+def cost(study: Study) -> Table:
+    rows, values = [], []
+    for contrasts, block in by_block(study):
+        base = _seconds_a_step(contrasts[0].baseline) if contrasts else []
+        for arm in block:
+            paces = _seconds_a_step(arm)
+            if not paces:
+                continue
+            first = arm.runs.iloc[0]
+            middle, batch = median(paces), int(first["batch_size"])
+            relative = middle / median(base) if base else math.nan
+            texts = [f"{int(first['n_params']):,}", _range_text([1000 * s for s in paces]), f"{batch / middle:,.0f}",
+                     MISSING if math.isnan(relative) else f"{relative:.2f}x", str(len(paces))]  # fmt: skip
+            rows.append((*names(study, arm), *map(Cell, texts)))
+            told = {"n_params": int(first["n_params"]), "s_per_step_median": middle, "s_per_step_min": min(paces),
+                    "s_per_step_max": max(paces), "examples_per_s": batch / middle, "relative": relative,
+                    "n": len(paces)}  # fmt: skip
+            values.append(named(study, arm) | told)
+    header = (*shown_keys(study), "Parameters", "ms a step", "Examples/s", "Against the baseline", "Runs")
+    caption = (
+        "Cost of training, without evaluations, over all complete runs of an arm: median [smallest, largest]; against "
+        "the baseline: ratio of the medians. Seconds depend on the machine and on what else it did at the time."
+    )
+    return Table("cost", "Cost", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values))
+
+
+def _seconds_a_step(arm: Arm) -> list[float]:
+    done = arm.runs[(arm.runs["state"] == "complete") & arm.runs["train_s"].notna()]
+    return [s / n for s, n in zip(done["train_s"].astype(float), done["steps"].astype(float), strict=True) if n and s]
+
+
+def _range_text(values: Sequence[float]) -> str:
+    text = f"{median(values):.3g}"
+    return text if len(values) == 1 else f"{text} [{min(values):.3g}, {max(values):.3g}]"
+
+
+# ------------------------------------------------------------------------------------------------- T4, tuning protocol
+
+
+def protocol(study: Study) -> Table:
+    rows, values = [], []
+    for _, block in by_block(study):
+        for arm in block:
+            rates = sorted({float(rate) for rate in arm.runs["lr"]})
+            grid = ", ".join(cell_text(rate) if rate else MISSING for rate in rates)
+            s = arm.selection
+            seeds = sorted({int(seed) for seed in arm.runs["seed"]})
+            tuned = sorted(study.options.tune_seeds & set(seeds)) if study.options.tune_seeds else seeds
+            how = s.how if s else f"none: {arm.why}"
+            told = {
+                "learning_rates": grid, "n_tried": s.n_settings if s else len(rates),
+                "n_finished": s.n_finished if s else None, "how": how,
+                "tune_seeds": ranges(tuned) if s and s.how != "one setting" else "",
+                "reported_seeds": ranges(sorted(arm.reported)), "chosen": rate_text(arm),
+                "at_edge": "; ".join(edge.wider for edge in s.edges) if s else "",
+            }  # fmt: skip
+            values.append(named(study, arm) | told)
+            rows.append((*names(study, arm), *(Cell(MISSING if v in ("", None) else str(v)) for v in told.values())))
+    header = (*shown_keys(study), "Learning rates", "Tried", "Finished", "Chosen how", "Seeds that choose",
+              "Seeds reported", "Chosen", "At the edge: also try")  # fmt: skip
+    caption = (
+        "How the learning rate of each arm was chosen: by the mean final validation accuracy over the seeds that "
+        "choose, a diverged run counting as guessing. Finished: rates with a result for every such seed. "
+        "Leave-one-seed-out: each seed is reported at the rate that is best on all the others."
+    )
+    return Table(
+        "protocol", "Tuning protocol", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values)
+    )
