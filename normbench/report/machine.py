@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,14 +19,14 @@ ORIGIN = (
 )  # fmt: skip
 
 
-def report_json(study: Study, content: Content, formats: tuple[str, ...]) -> bytes:
+def report_json(study: Study, content: Content, formats: Sequence[str], keys: Sequence[str]) -> bytes:
     """UTF-8 JSON. Not measured: null; without an end: "inf" or "-inf", which JSON has no number for."""
     used = study.used
     found = {
         "schema_version": SCHEMA_VERSION,
         "title": content.title,
         "verdict": content.verdict,
-        "options": _options(study),
+        "options": _options(study) | {"figures": list(keys), "formats": list(formats)},
         "counts": {"found": len(study.runs), "used": len(used), "states": _counted(study.runs["state"])},
         "verdicts": _verdicts(study),
         "arms": [_arm(study, arm) for arm in study.arms],
@@ -85,7 +86,7 @@ def _setting(setting: dict[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in setting.items() if value != ""}
 
 
-def _figure(drawn: Drawn, formats: tuple[str, ...]) -> dict[str, Any]:
+def _figure(drawn: Drawn, formats: Sequence[str]) -> dict[str, Any]:
     kinds = [kind for kind in ("svg", "pdf", "png", "csv") if kind in formats and (kind != "csv" or len(drawn.data))]
     return {"name": drawn.name, "caption": drawn.caption, "files": [f"figures/{drawn.name}.{kind}" for kind in kinds]}
 

@@ -28,7 +28,7 @@ def files(study: Study, formats: Sequence[str], keys: Sequence[str]) -> dict[str
     found |= {f"figures/{item.name}.csv": as_csv(item.data) for item in drawn if len(item.data)}
     found |= {f"data/{name}.csv": as_csv(table) for name, table in exports.all_tables(study).items()}
     found |= _tables(made)
-    found |= {f"report.{kind}": data for kind, data in _pages(study, made, rendered, tuple(formats)).items()}
+    found |= {f"report.{kind}": data for kind, data in _pages(study, made, rendered, formats, keys).items()}
     return {name: data for name, data in sorted(found.items()) if name.rpartition(".")[2] in formats}
 
 
@@ -55,11 +55,13 @@ def _tables(made: Content) -> dict[str, bytes]:
     return found
 
 
-def _pages(study: Study, made: Content, rendered: dict, formats: tuple[str, ...]) -> dict[str, bytes]:
+def _pages(
+    study: Study, made: Content, rendered: dict[str, dict[str, bytes]], formats: Sequence[str], keys: Sequence[str]
+) -> dict[str, bytes]:
     """Only those asked for: a large page takes its time."""
     makers = {
         "html": lambda: web.html(made, rendered, formats).encode(),
         "md": lambda: page.page(made, formats).encode(),
-        "json": lambda: machine.report_json(study, made, formats),
+        "json": lambda: machine.report_json(study, made, formats, keys),
     }
     return {kind: make() for kind, make in makers.items() if kind in formats}
