@@ -29,6 +29,12 @@ def table(files, name):
     return pd.read_csv(io.BytesIO(files[name]), keep_default_na=False, na_values=[""])
 
 
+def scores(files, metric="val_acc"):
+    """The rows of one metric of data/summary.csv."""
+    found = table(files, "data/summary.csv")
+    return found[found["metric"] == metric].reset_index(drop=True)
+
+
 def drawn(root):
     runs, metrics = collect([root])
     used = runs[runs["used"].astype(bool)]
@@ -52,17 +58,17 @@ def pair(root):
 def test_numbers_worked_by_hand(tmp_path):
     pair(tmp_path)
     files = report(tmp_path)
-    none, bn = table(files, "tables/summary.csv").to_dict("records")
-    assert (none["norm"], none["n"], none["n_diverged"], bn["norm"]) == ("none", 3, 0, "bn")
-    assert none["val_acc_mean"] == pytest.approx(0.80)
-    assert none["val_acc_sd"] == pytest.approx(0.02)
-    assert none["test_acc_mean"] == pytest.approx(0.80)
-    assert none["test_acc_sd"] == pytest.approx(0.1)
-    assert bn["val_acc_sd"] == pytest.approx(0.01)
-    assert bn["train_s_median"] == 2.0  # of 1, 2, 5
-    markdown = files["tables/summary.md"].decode()
-    assert "| 0.80 ± 0.02 |" in markdown
-    assert "| 0.87 ± 0.01 |" in markdown
+    none, bn = scores(files).to_dict("records")
+    assert (none["norm"], none["n"], none["n_ok"], bn["norm"]) == ("none", 3, 3, "bn")
+    assert none["mean"] == pytest.approx(0.80)
+    assert none["sd"] == pytest.approx(0.02)
+    assert bn["sd"] == pytest.approx(0.01)
+    none, bn = scores(files, "test_acc").to_dict("records")
+    assert (none["mean"], none["sd"]) == pytest.approx((0.80, 0.1))
+    assert table(files, "tables/cost.csv")["s_per_step_median"].tolist() == [0.01, 0.01]  # of 1, 2, 5 s, 200 steps
+    markdown = files["tables/main.md"].decode()
+    assert "| **80 ± 10** " in markdown
+    assert "| **87 ± 1** " in markdown
     assert markdown in files["report.md"].decode()
 
 
@@ -82,33 +88,44 @@ def test_a_clipping_rule_that_never_acted_is_told(tmp_path):
 
 def test_one_run_has_a_mean_and_no_sd(tmp_path):
     write_run(tmp_path)
-    row = table(report(tmp_path), "tables/summary.csv").iloc[0]
+    row = scores(report(tmp_path)).iloc[0]
     assert row["n"] == 1
-    assert row["val_acc_mean"] == 0.8
-    assert math.isnan(row["val_acc_sd"])
-    assert b"| 0.800 " in (tmp_path / "report/tables/summary.md").read_bytes()
+    assert row["mean"] == 0.8
+    assert math.isnan(row["sd"])
+    assert b"| 80.0 " in (tmp_path / "report/tables/main.md").read_bytes()
 
 
 def test_a_score_that_one_run_lacks_has_no_mean(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, top={"test_acc": None})
     files = report(tmp_path)
-    assert math.isnan(table(files, "tables/summary.csv").iloc[0]["test_acc_mean"])
-    assert b"not measured in every run" in files["tables/summary.md"]
+    row = scores(files, "test_acc").iloc[0]
+    assert (row["n"], row["n_ok"]) == (2, 2)
+    assert math.isnan(row["mean"])
+    assert b"not measured in every run" in files["tables/main.md"]
 
 
-def test_diverged_runs_are_counted_beside_the_mean(tmp_path):
+def test_diverged_runs_count_as_guessing(tmp_path):
+    """With 10 classes, as 0.1; their loss as at step 0. bn: (.86 + .87 + .88 + .1 + .1) / 5 = .562."""
     pair(tmp_path)
     for seed in (3, 4):
         write_run(
             tmp_path, norm="bn", seed=seed, steps=(0, 100), accuracies=(0.1, 0.2), losses=(2.3, 5.0), state="diverged"
         )
     files = report(tmp_path)
-    bn = table(files, "tables/summary.csv").iloc[1]
-    assert (bn["n"], bn["n_diverged"]) == (3, 2)
-    assert bn["val_acc_mean"] == pytest.approx(0.87)
-    assert "0.87 ± 0.01 (2 of 5 diverged, not in the mean)" in files["report.md"].decode()
+    bn = scores(files, "test_acc").iloc[1]
+    assert (bn["n"], bn["n_ok"]) == (5, 3)
+    assert bn["mean"] == pytest.approx(0.562)
+    assert scores(files, "val_loss").iloc[1]["max"] == 2.3
+    assert table(files, "tables/main.csv").loc[1, ["n", "n_finished"]].tolist() == [5, 3]
+    assert "| 3/5 " in files["tables/main.md"].decode()
     assert "at step 107" in files["report.md"].decode()
+
+
+def test_losses_without_a_finite_square_have_no_finite_spread(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, losses=(2.3, 1e200, (1 + seed) * 1e200))
+    assert scores(report(tmp_path), "val_loss").iloc[0]["sd"] == math.inf
 
 
 def test_a_run_no_better_than_at_step_0_is_called_untrained(tmp_path):
@@ -116,8 +133,8 @@ def test_a_run_no_better_than_at_step_0_is_called_untrained(tmp_path):
     for seed, end in enumerate((0.1, 0.126, 0.128)):
         write_run(tmp_path, accuracies=(0.1, 0.1, end), losses=(2.3, 2.29, 2.2), seed=seed)
     files = report(tmp_path)
-    assert table(files, "tables/summary.csv").iloc[0]["n_untrained"] == 2
-    assert b"(2 of 3 untrained)" in files["report.md"]
+    assert b"| 3/3, 2 untrained |" in files["report.md"]
+    assert b"2 of 3 runs are untrained, at learning rate 0.001" in files["report.md"]
 
 
 @pytest.mark.parametrize(
@@ -138,9 +155,9 @@ def test_a_key_of_some_choices_only_does_not_split(tmp_path):
         write_run(
             tmp_path, norm="none", optimizer="sgd", optimizer__lr=0.1, seed=seed, device="cuda", threads=2, out="x"
         )
-    rows = table(report(tmp_path), "tables/summary.csv")
-    assert list(rows)[:4] == ["norm", "optimizer", "optimizer.lr", "n"]  # the lr goes with its optimizer, and is shown
-    assert rows[["norm", "optimizer", "optimizer.lr", "n"]].to_numpy().tolist() == [
+    rows = scores(report(tmp_path))
+    assert list(rows)[:5] == ["norm", "optimizer", "lr", "metric", "n"]  # the lr goes with its optimizer, and is shown
+    assert rows[["norm", "optimizer", "lr", "n"]].to_numpy().tolist() == [
         ["none", "adam", 0.001, 2], ["none", "sgd", 0.1, 2], ["gn", "adam", 0.001, 2],
     ]  # fmt: skip
 
@@ -175,7 +192,7 @@ def test_data_sets_and_fingerprints_are_never_averaged_together(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, top={"data_fingerprint": "e" * 64})
     write_run(tmp_path, seed=0, dataset="mnist", top={"data_fingerprint": "d" * 64})
-    rows = table(report(tmp_path), "tables/summary.csv")
+    rows = scores(report(tmp_path))
     assert rows[["dataset", "n"]].to_numpy().tolist() == [["fashion_mini", 1], ["fashion_mini", 1], ["mnist", 1]]
     assert list(rows["data_fingerprint"]) == ["e" * 12, "f" * 12, "d" * 12]
 
@@ -183,7 +200,7 @@ def test_data_sets_and_fingerprints_are_never_averaged_together(tmp_path):
 def test_different_code_of_one_name_is_another_setting(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, norm___target_="mine.BN")
-    assert list(table(report(tmp_path), "tables/summary.csv")["n"]) == [1, 1]
+    assert list(scores(report(tmp_path))["n"]) == [1, 1]
 
 
 # --------------------------------------------------------------------------------------------------- odd folders
@@ -226,13 +243,14 @@ def test_broken_runs_are_listed_and_change_no_number(tmp_path):
     pair(tmp_path / "all")
     said = break_all(tmp_path / "all")
     good, everything = report(tmp_path / "good"), report(tmp_path / "all")
-    same = [name for name in good if name not in ("data/runs.csv", "report.md")]
+    same = [name for name in good if name != "data/runs.csv" and not name.startswith("report.")]
     assert {name: everything[name] == good[name] for name in same} == dict.fromkeys(same, True)
     text = everything["report.md"].decode()
+    listed = text.partition("## Runs that are not complete")[2].partition("\n## ")[0]
     for run_id, reason in said.items():
-        [line] = [line for line in text.splitlines() if f"| {run_id} " in line]
+        [line] = [line for line in listed.splitlines() if f"| {run_id} " in line]
         assert reason.replace("|", "\\|") in line
-    assert f"{6 + len(said)} runs found; used: 6 complete, in 2 settings" in text
+    assert f"{6 + len(said)} runs found; used: 6 complete, in 2 arms" in text
     runs = table(everything, "data/runs.csv")
     assert len(runs) == 6 + len(said)
     assert runs.loc[~runs["used"], ["val_acc", "test_acc"]].isna().all(axis=None)
@@ -252,8 +270,14 @@ def test_a_run_that_is_being_written_is_listed_as_running(tmp_path):
 def test_nothing_complete_is_a_report_too(tmp_path):
     write_run(tmp_path, state="paused")
     files = report(tmp_path)
-    assert sorted(files) == ["data/metrics.csv", "data/runs.csv", "report.md"]
-    assert "curves: not drawn: needs at least one complete" in files["report.md"].decode()
+    assert not [name for name in files if name.startswith(("figures/", "tables/"))]
+    assert {name: len(table(files, name)) for name in files if name.endswith(".csv")} == {
+        "data/runs.csv": 1, "data/metrics.csv": 0, "data/summary.csv": 0, "data/time_to_target.csv": 0,
+        "data/comparisons.csv": 0,
+    }  # fmt: skip
+    text = files["report.md"].decode()
+    assert text.splitlines()[2].startswith("**No verdict: no complete run")
+    assert "- curves: needs at least one complete" in text
 
 
 def test_copies_of_a_run_count_once(tmp_path):
@@ -261,7 +285,7 @@ def test_copies_of_a_run_count_once(tmp_path):
     write_run(tmp_path / "b", seed=0, out="elsewhere")
     write_run(tmp_path / "c", seed=0, name="other", accuracies=(0.1, 0.7, 0.9))
     files = report(tmp_path)
-    assert table(files, "tables/summary.csv").iloc[0]["n"] == 1
+    assert scores(files).iloc[0]["n"] == 1
     assert "2 copies" in files["report.md"].decode()
     assert "with OTHER numbers" in files["report.md"].decode()
 
@@ -335,7 +359,7 @@ def test_the_data_are_all_there(tmp_path):
     assert (runs["lr"] == 0.001).all()
     assert (runs["cfg.optimizer.lr"] == 0.001).all()
     assert not [name for name in runs if name.startswith(("cfg.checkpoint", "cfg.out", "cfg.dataset.root"))]
-    assert b",true,," in files["data/runs.csv"]
+    assert b",true,true,," in files["data/runs.csv"]
 
 
 def test_what_makes_runs_less_comparable_is_said(tmp_path):
@@ -404,7 +428,7 @@ def test_names_with_signs_of_markup_are_drawn_and_written_as_they_are(tmp_path):
     write_run(tmp_path, norm="a$b^$|<c>", accuracies=(0.1, 0.5, 0.6))
     write_run(tmp_path, norm="none")
     files = report(tmp_path)
-    assert "| a$b^$\\|&lt;c>" in files["report.md"].decode()
+    assert "| a\\$b^\\$\\|&lt;c>" in files["report.md"].decode()
     assert "a$b^$|<c>" in [text.get_text() for text in drawn(tmp_path)[0].figure.axes[0].texts]
 
 

@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """The command as typed: `x` as a column of metrics.csv, empty `only` and `fail_on` where nothing was said."""
+    """The command as typed: `x` as a column of metrics.csv."""
 
     folders: tuple[Path, ...]
     out: Path
@@ -30,7 +30,7 @@ class Request:
     baseline: tuple[str, str] | None = None
     x: str = "step"
     tune_seeds: frozenset[int] | None = None
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     formats: tuple[str, ...] = FORMATS
     fail_on: tuple[str, ...] = ()
     strict: bool = False
@@ -46,9 +46,17 @@ def parse(args: list[str]) -> Request:
     given = _parser().parse_args(args)
     folders = tuple(given.folders or [DEFAULT])
     return Request(
-        folders, given.out or folders[0] / "report", _target(given.target), _baseline(given.baseline), UNITS[given.x],
-        _seeds(given.tune_seeds), _listed(given.only), _formats(given.format), _states(given.fail_on), given.strict,
-    )  # fmt: skip
+        folders=folders,
+        out=given.out or folders[0] / "report",
+        target=_target(given.target),
+        baseline=_baseline(given.baseline),
+        x=UNITS[given.x],
+        tune_seeds=_seeds(given.tune_seeds),
+        only=None if given.only is None else _listed(given.only),
+        formats=_formats(given.format),
+        fail_on=_states(given.fail_on),
+        strict=given.strict,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,7 +154,7 @@ def _chosen(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> tupl
 
 def check_only(only: tuple[str, ...] | None, keys: tuple[str, ...]) -> tuple[str, ...]:
     """The figures to draw, in the report's order."""
-    wanted = _chosen("--only", only, keys) if only else keys
+    wanted = keys if only is None else _chosen("--only", only, keys)
     return tuple(key for key in keys if key in wanted)
 
 

@@ -37,7 +37,8 @@ def page(content: Content, formats: Sequence[str]) -> str:
     parts += _listed("Figures that were not drawn", [f"{name}: {reason}" for name, reason in content.missing])
     for setup in content.setup:
         parts += _section(setup, ())
-    parts += _section(content.every_run, ())
+    head, *rest = _section(content.every_run, ())
+    parts += [head, "<details><summary>Show the runs</summary>", *rest, "</details>"]
     if "csv" in formats:
         links = [f"- [data/{name}.csv](data/{name}.csv): {text}" for name, text in DATA.items()]
         parts += ["## Data", "\n".join(links)]

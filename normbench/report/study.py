@@ -234,6 +234,8 @@ def _baseline(made: Study) -> tuple[str | None, str]:
     if made.options.baseline:
         key, value = made.options.baseline
         if key not in choices and len(made.used) and key in made.used and made.used[key].nunique() == 1:
+            if (only := str(made.used[key].iloc[0])) != value:
+                raise Refused(f"--baseline {key}={value}: no run has it; {key} is {only} in all")
             return None, value
         if key not in choices:
             raise Refused(f"--baseline must be one of {', '.join(choices)} with a value, got {key}={value}")

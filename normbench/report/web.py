@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import jinja2
 
 MOST_BYTES = 1_500_000  # of all figures in the page: with the tables it stays below 2 MB
+COARSER = "Shown as a picture of points, as its lines alone would make this page too large for mail."
 MOST_ROWS = 12  # of a figure's data in the page
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}"
@@ -39,6 +40,7 @@ class Picture:
     rows: tuple[tuple[str, ...], ...]
     n_rows: int
     data: str
+    note: str
 
 
 def html(content: Content, rendered: Mapping[str, Mapping[str, bytes]], formats: Sequence[str]) -> str:
@@ -72,9 +74,9 @@ def _picture(drawn: Drawn, image: Markup, formats: Sequence[str]) -> Picture:
     links += [("CSV", data_of(drawn))] if "csv" in formats else []
     rows = tuple(tuple(_cell(value) for value in row) for row in drawn.data.head(MOST_ROWS).itertuples(index=False))
     header = tuple(map(str, drawn.data))
-    return Picture(
-        drawn.name, drawn.caption, image, tuple(links), header, rows, len(drawn.data), f"figures/{drawn.name}.csv"
-    )
+    note = COARSER if image.startswith("<img") else ""
+    data = f"figures/{drawn.name}.csv"
+    return Picture(drawn.name, drawn.caption, image, tuple(links), header, rows, len(drawn.data), data, note)
 
 
 def _cell(value: object) -> str:
