@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fakes import write_run
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from normbench.report import content, latex, main, style, web
@@ -225,17 +226,26 @@ def test_figures_share_no_id():
     assert '<title id="a-title">What a is</title><desc id="a-desc">What a is. More &lt;b&gt;.</desc>' in texts[0]
 
 
-def test_above_the_budget_the_largest_figure_becomes_a_png(monkeypatch):
+def test_above_the_budget_the_largest_figure_becomes_a_png():
     made = [drawn("small", 5), drawn("large", 4000)]
     rendered = {item.name: style.rendered(item.figure, item.name, item.caption) for item in made}
-    assert all("<svg" in text for text in web._images(made, rendered).values())
-    monkeypatch.setattr(web, "MOST_BYTES", 80_000)
-    images = web._images(made, rendered)
+    assert all("<svg" in text for text in web._images(made, rendered, 1_000_000).values())
+    images = web._images(made, rendered, 80_000)
     assert images["small"].startswith("<svg")
     assert images["large"].startswith('<img src="data:image/png;base64,')
     assert 'width="600" height="400" alt="What large is. More &lt;b&gt;."' in images["large"]
     picture = web._picture(made[1], images["large"], FORMATS)
     assert "picture of points" in picture.note
+
+
+def test_the_page_as_a_whole_keeps_to_the_budget(monkeypatch, tmp_path):
+    pair(tmp_path)
+    monkeypatch.setattr(web, "MOST_BYTES", 0)  # as after very many verdicts
+    text = report(tmp_path, "--format", "html")["report.html"].decode()
+    assert Page(text).errors == []
+    assert (text.count("<svg"), text.count("<img")) in {(0, 1), (1, 0)}  # the smaller one
+    monkeypatch.setattr(web, "_inline_png", lambda item, png: Markup("<img>"))
+    assert report(tmp_path, "--format", "html")["report.html"].decode().count("<svg") == 0
 
 
 def test_the_data_of_a_figure_are_shown_in_part():

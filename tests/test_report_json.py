@@ -98,9 +98,9 @@ def test_the_known_speed_up(told):
         "On fashion_mini (mlp, 5 epochs, 2,000 steps): norm=bn needs 2.10x fewer steps than norm=none to reach 85% "
         "validation accuracy, 48% of them (geometric mean of per-seed ratios, norm=none to norm=bn: 2.10x, 95% CI "
         "1.96x to 2.25x, 5 paired seeds, each at its best of 3 learning rates (for each seed the best on the other "
-        "seeds); 10/10 runs reached it). In seconds of training: 2.10x [1.96x, 2.25x]. Test accuracy: +2.00 pp [+1.97, +2.03]. "
-        "At the same learning rate, steps: 2.10x [1.96x, 2.25x]. At the same learning rate, test accuracy: +2.00 pp "
-        "[+1.97, +2.03]."
+        "seeds); 10/10 runs reached it). In seconds of training: 2.10x [1.96x, 2.25x]. Test accuracy: +2.00 pp "
+        "[+1.97, +2.03]. At the same learning rate, steps: 2.10x [1.96x, 2.25x]. At the same learning rate, test "
+        "accuracy: +2.00 pp [+1.97, +2.03]."
     )
     assert told["verdict"] == v["sentence"]
 

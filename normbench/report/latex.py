@@ -14,7 +14,7 @@ SIGNS = {
     "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "≥": r"$\geq$", "→": r"$\to$", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 INTERVAL = re.compile(r"(?:(.+?) )?(\[[^\[\]]*, [^\[\]]*\])")  # as in "2.04x [1.95x, 2.12x]"
-LONG = 16  # letters from which on a cell is a paragraph
+LONG = 16  # letters from which on a cell is a paragraph, if no word of it is longer
 PLAIN = {"'": "'", '"': "''", "`": "`"}  # the three signs of quotation need no package in this form
 
 
@@ -57,7 +57,8 @@ def _cell(cell: Cell) -> str:
     interval = INTERVAL.fullmatch(cell.text)
     if not interval:
         text = rf"\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text)
-        return rf"\parbox[t]{{6em}}{{\raggedright {text}}}" if len(cell.text) > LONG else text
+        breaks = len(cell.text) > LONG >= max(map(len, re.split(r"[\s-]", cell.text)))
+        return rf"\parbox[t]{{6em}}{{\raggedright {text}}}" if breaks else text
     parts = [escaped(part) for part in interval.groups() if part]
     parts = [rf"\textbf{{{part}}}" if cell.bold else part for part in parts]
     return _stacked("t", [*parts[:-1], rf"\scriptsize {parts[-1]}"])

@@ -10,8 +10,8 @@ UNITS = {"steps": "step", "examples": "examples", "seconds": "train_s"}
 FORMATS = ("html", "md", "json", "tex", "csv", "svg", "pdf", "png")
 DEFAULT = Path("results/runs")
 EPILOG = """\
-Only complete and diverged runs give numbers; every other run is listed with the reason. A headline verdict is the first
-of a contrast, in report.json the first of each; where there is none at all, --fail-on REFUSED fails.
+Only complete and diverged runs give numbers; every other run is listed with the reason. Each comparison has one
+headline verdict, its first; where nothing is compared, --fail-on REFUSED fails.
 Exit codes: 0 done; 1 a headline verdict has a state of --fail-on; 2 bad input (no such folder, no runs, an option that
 can't be, nowhere to write); 4 --strict, and a run is damaged. The report is written for 1 and 4 too."""
 
