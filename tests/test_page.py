@@ -241,16 +241,19 @@ def test_above_the_budget_the_largest_figure_becomes_a_png():
 def test_the_page_as_a_whole_keeps_to_the_budget(monkeypatch, tmp_path):
     pair(tmp_path)
     monkeypatch.setattr(web, "MOST_BYTES", 0)  # as after very many verdicts
-    text = report(tmp_path, "--format", "html")["report.html"].decode()
+    text = report(tmp_path, "--format", "html", "--only", "curves")["report.html"].decode()
     assert Page(text).errors == []
     assert (text.count("<svg"), text.count("<img")) in {(0, 1), (1, 0)}  # the smaller one
     monkeypatch.setattr(web, "_inline_png", lambda item, png: Markup("<img>"))
-    assert report(tmp_path, "--format", "html")["report.html"].decode().count("<svg") == 0
+    assert report(tmp_path, "--format", "html", "--only", "curves")["report.html"].decode().count("<svg") == 0
 
 
 def test_the_data_of_a_figure_are_shown_in_part():
-    picture = web._picture(drawn("a", 40), "", FORMATS)
-    assert (len(picture.rows), picture.n_rows, picture.header) == (web.MOST_ROWS, 40, ("x", "y"))
+    item = drawn("a", 40)
+    item.data["n"] = pd.array([None, *range(39)], dtype="Int64")
+    picture = web._picture(item, "", FORMATS)
+    assert (len(picture.rows), picture.n_rows, picture.header) == (web.MOST_ROWS, 40, ("x", "y", "n"))
+    assert picture.rows[:2] == (("0", "0.5", "–"), ("1", "0.5", "0"))
     assert picture.links == (("PDF", "figures/a.pdf"), ("SVG", "figures/a.svg"), ("CSV", "figures/a.csv"))
 
 

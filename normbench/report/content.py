@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -188,8 +189,8 @@ def _table(name: str, heading: str, caption: str, header: Sequence[str], rows: S
     return Table(name, heading, caption, tuple(header), cells, 1, exports.EMPTY)
 
 
-def _plain(value: object) -> str:
-    return paper.MISSING if value is None or value != value or value == "" else cell_text(value)
+def _plain(value: Any) -> str:
+    return paper.MISSING if pd.isna(value) or value == "" else cell_text(value)
 
 
 def _failures(study: Study) -> Table | None:

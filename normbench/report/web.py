@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import pandas as pd
 from markupsafe import Markup
 
 from normbench.report import latex
 from normbench.report.content import Content
 from normbench.report.figures import Drawn
 from normbench.report.page import DATA, data_of
+from normbench.report.style import WIDTH
 
 if TYPE_CHECKING:
     import jinja2
@@ -83,8 +85,8 @@ def _picture(drawn: Drawn, image: Markup, formats: Sequence[str]) -> Picture:
     return Picture(drawn.name, drawn.caption, image, tuple(links), header, rows, len(drawn.data), data, note)
 
 
-def _cell(value: object) -> str:
-    if value is None or value != value:
+def _cell(value: Any) -> str:
+    if pd.isna(value):  # None, NaN, and the NA of whole numbers
         return "–"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -116,8 +118,11 @@ def inline_svg(drawn: Drawn, svg: bytes) -> Markup:
             key.removeprefix(XLINK): _renamed(key, value, drawn.name) for key, value in node.attrib.items()
         }  # fmt: skip
     box = root.attrib["viewBox"]
+    share = float(box.split()[2]) / (72 * WIDTH)  # of the page: letters are as large in every figure
     root.attrib.clear()
     root.attrib |= {"viewBox": box, "role": "img", "aria-labelledby": f"{drawn.name}-title {drawn.name}-desc"}
+    if share < 0.99:
+        root.attrib["style"] = f"max-width: {64 * share:.1f}rem; min-width: {34 * share:.1f}rem"
     texts = {"title": drawn.caption.partition(". ")[0], "desc": drawn.caption}
     for place, (kind, text) in enumerate(texts.items()):
         node = ElementTree.Element(kind, {"id": f"{drawn.name}-{kind}"})
