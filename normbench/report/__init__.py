@@ -30,7 +30,7 @@ def _report(request: Request) -> int:
         if not folder.is_dir():
             raise InputError(f"FOLDER must be an existing folder, given {str(folder)!r}; {TRAIN}")
     study = _study(request)
-    from normbench.report import output  # matplotlib: not for a mistyped option
+    from normbench.report import output
 
     files = output.files(study, request.formats, check_only(request.only, output.KEYS))
     try:
@@ -46,14 +46,15 @@ def _report(request: Request) -> int:
 
 def _study(request: Request) -> "Study":
     from normbench.report.collect import collect  # pandas: not for a mistyped folder, nor for --help
-    from normbench.report.figures import KEYS
-    from normbench.report.study import Options, Refused, study
 
-    check_only(request.only, KEYS)
     runs, metrics = collect(request.folders)
     if not len(runs):
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
+    from normbench.report.figures import KEYS  # matplotlib, which makes a cache: not where there is nothing to draw
+    from normbench.report.study import Options, Refused, study
+
+    check_only(request.only, KEYS)
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
     try:
         return study(runs, metrics, Options(request.target, request.baseline, request.x, request.tune_seeds))
