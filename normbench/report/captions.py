@@ -23,7 +23,7 @@ def curves_caption(
     else:
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts.append(f"Thin lines: single seeds ({n} a setting); thick lines: their mean.")
-    parts.append(_scope(own))
+    parts.append(scope(own))
     drawn = [line for row in page for line in row.lines]
     if len(set(drawn)) < len(drawn):
         parts.append("Lines that belong in several rows are repeated in each.")
@@ -43,7 +43,7 @@ def curves_caption(
     return " ".join(parts)
 
 
-def _scope(own: pd.DataFrame) -> str:
+def scope(own: pd.DataFrame) -> str:
     """What data, model and budget the lines are about; what varies is in the rows' titles."""
     said = []
     for key, form in (

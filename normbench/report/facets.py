@@ -66,7 +66,7 @@ def _split(title: str, runs: pd.DataFrame) -> list[Row]:
         parts = [
             (few, some, ", ".join([*said, *_named("norm", few, norms), *_named("optimizer", some, optimizers)]))
             for some in even(optimizers, max(1, MOST_LINES // len(norms)))
-            for few in _norm_chunks(norms)
+            for few in norm_chunks(norms)
         ]
     found = [
         Row(text, tuple(Line(*key, groups[key]) for key in ((n, o) for n in few for o in some) if key in groups))
@@ -79,7 +79,7 @@ def _named(key: str, some: Sequence[str], of: Sequence[str]) -> list[str]:
     return [f"{key}={','.join(some)}"] if len(some) < len(of) else []
 
 
-def _norm_chunks(norms: list[str]) -> list[list[str]]:
+def norm_chunks(norms: list[str]) -> list[list[str]]:
     """At most MOST_LINES norms a row; the baseline `none` is in every row, to compare with."""
     if len(norms) <= MOST_LINES:
         return [norms]

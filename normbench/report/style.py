@@ -2,11 +2,14 @@
 
 import io
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from xml.sax.saxutils import escape
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 WIDTH = 6.75  # inches: the text width of a two-column paper
 FORMATS = ("svg", "png", "pdf")
@@ -62,6 +65,13 @@ def optimizer_dashes(optimizers: Iterable[str]) -> dict[str, Any]:
     others = [optimizer for optimizer in optimizers if optimizer not in DASHES]
     spare = {optimizer: OTHER_DASHES[i % len(OTHER_DASHES)] for i, optimizer in enumerate(others)}
     return {optimizer: DASHES.get(optimizer) or spare[optimizer] for optimizer in optimizers}
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float = 8, weight: str = "normal") -> float:
+    """How wide a line of text is, in inches."""
+    font = FontProperties(family=RC["font.family"], size=size, weight=weight)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def mean_look(norm: str, looks: Mapping[str, tuple[str, str]], dash: Any = "-") -> dict[str, Any]:

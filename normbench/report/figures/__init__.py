@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
-KEYS = ("curves",)
+KEYS = (
+    "curves", "time_to_target", "speedup_vs_target", "paired", "lr_sensitivity", "batch_size", "grid", "stability",
+    "tuning_budget", "search", "gradients", "cost", "gap",
+)  # fmt: skip
 
 
 class NotDrawn(Exception):

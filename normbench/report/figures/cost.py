@@ -1,0 +1,152 @@
+"""`cost`: faster in steps, but in seconds? Examples per second, and the time of a step against the baseline's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from normbench.report import stats
+from normbench.report.captions import scope
+from normbench.report.facets import even
+from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.sheet import Sheet, page_names, wrapped
+from normbench.report.study import Arm, Study
+from normbench.report.style import HOLLOW, RC, WIDTH, norm_looks, text_width
+
+MOST_ROWS = 30  # a figure
+ROW, LINE, HEAD, FOOT, GUTTER, RIGHT, WIDEST = 0.2, 0.12, 0.24, 0.42, 0.25, 0.15, 2.2  # inches
+
+
+def draw(study: Study) -> list[Drawn]:
+    """A row an arm: examples per second of every complete run, and its seconds per step over the baseline's median.
+
+    Raises:
+        NotDrawn: no complete run has a training time.
+    """
+    table = _table(study)
+    if not len(table):
+        raise NotDrawn("needs a complete run with a training time, found none")
+    names = list(dict.fromkeys(table["arm"]))
+    chunks = even(names, MOST_ROWS)
+    found = []
+    with matplotlib.rc_context(RC):
+        for name, chunk in zip(page_names("cost", len(chunks)), chunks, strict=True):
+            own = table[table["arm"].isin(chunk)]
+            figure = _page(own, table, norm_looks(study.used["norm"])).figure
+            found.append(Drawn(name, figure, _caption(study, own), own.reset_index(drop=True)))
+    return found
+
+
+def _table(study: Study) -> pd.DataFrame:
+    """One row a complete run, in order of arm and seed."""
+    base = _baselines(study)
+    place = {id(arm): number for number, arm in enumerate(study.arms)}
+    rows = []
+    # what is compared stands together
+    for arm in sorted(study.arms, key=lambda arm: (place[id(base.get(id(arm), arm))], place[id(arm)])):
+        timed = _timed(arm)
+        other = base.get(id(arm))
+        unit = stats.median(_timed(other)["s_per_step"]).estimate if other and len(_timed(other)) else np.nan
+        for one in timed.to_dict("records"):
+            rows.append(
+                {"arm": study.name(arm), "norm": arm.norm, "run_id": one["run_id"], "seed": int(one["seed"]),
+                 "lr": one["lr"], "examples_per_s": one["examples_per_s"], "s_per_step": one["s_per_step"],
+                 "baseline": study.name(other) if other else "", "relative_s_per_step": one["s_per_step"] / unit}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _timed(arm: Arm) -> pd.DataFrame:
+    """The complete runs that took time, in order of seed, with examples_per_s and s_per_step."""
+    runs = arm.runs[arm.runs["state"] == "complete"].sort_values(["seed", "lr", "run_id"])
+    seconds, steps = runs["train_s"].astype(float), runs["steps"].astype(float)
+    full = runs.assign(s_per_step=seconds / steps, examples_per_s=steps * runs["batch_size"].astype(float) / seconds)
+    return full[(seconds > 0) & (steps > 0)]
+
+
+def _baselines(study: Study) -> dict[int, Arm]:
+    """Of each arm that is in a contrast: the baseline it is compared with; a baseline's own is itself."""
+    found = {id(contrast.baseline): contrast.baseline for contrast in study.contrasts}
+    return found | {id(contrast.variant): contrast.baseline for contrast in study.contrasts}
+
+
+# -------------------------------------------------------------------------------------------------------------- figure
+
+
+def _page(own: pd.DataFrame, table: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> Sheet:
+    names = list(dict.fromkeys(own["arm"]))
+    labels = ["\n".join(wrapped(name, WIDEST, 7)) for name in names]
+    left = 0.12 + max(text_width(line, 7) for label in labels for line in label.split("\n"))
+    heights = [ROW + LINE * label.count("\n") for label in labels]
+    columns = [("examples_per_s", "Examples per second (log)")]
+    if table["relative_s_per_step"].notna().any():
+        columns.append(("relative_s_per_step", "Seconds per step ÷ baseline's median (log)"))
+    width = (WIDTH - left - RIGHT - GUTTER * (len(columns) - 1)) / len(columns)
+    sheet = Sheet(HEAD + sum(heights) + FOOT - 0.2)
+    centers = np.cumsum(heights) - np.array(heights) / 2
+    for number, (column, title) in enumerate(columns):
+        axis = sheet.axes(left + number * (width + GUTTER), HEAD, width, sum(heights))
+        axis.set_ylim(sum(heights), 0)
+        axis.set_yticks(centers, labels if number == 0 else [])
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylabel(title, rotation=0, ha="left", va="bottom")
+        axis.yaxis.set_label_coords(0, 1 + 0.06 / sum(heights))
+        _limits(axis, table[column].dropna().astype(float))
+        if column.startswith("relative"):
+            axis.axvline(1, color="#555555", linewidth=0.8, zorder=1)
+        for name, center in zip(names, centers, strict=True):
+            part = own[own["arm"] == name]
+            _dots(axis, part[column].dropna().astype(float), float(center), looks[part["norm"].iloc[0]],
+                  part["norm"].iloc[0] in HOLLOW)  # fmt: skip
+    return sheet
+
+
+def _limits(axis: Axes, values: pd.Series) -> None:
+    axis.set_xscale("log")
+    low, high = values.min(), values.max()
+    if axis.get_ylabel().startswith("Seconds"):
+        low, high = min(low, 1.0), max(high, 1.0)
+    if high / low < 1.5:
+        low, high = (low * high / 1.5) ** 0.5, (low * high * 1.5) ** 0.5
+    room = (high / low) ** 0.05
+    axis.set_xlim(float(low / room), float(high * room))
+    near = high / low < 4
+    locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10]) if near else ticker.LogLocator(subs=(1, 2, 5), numticks=6)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _dots(axis: Axes, values: pd.Series, at: float, look: tuple[str, str], hollow: bool) -> None:
+    if not len(values):
+        return
+    color, marker = look
+    face = "white" if hollow else color
+    style: dict[str, Any] = {"markersize": 3.2, "alpha": 0.55, "markerfacecolor": face, "markeredgewidth": 0.6}
+    axis.plot(values, [at] * len(values), marker, color=color, **style, zorder=3)
+    middle = stats.median(values).estimate
+    axis.plot([middle] * 2, [at - 0.075, at + 0.075], color=color, linewidth=1.6, zorder=4, label="_median")
+
+
+def _caption(study: Study, own: pd.DataFrame) -> str:
+    used = study.used[study.used["run_id"].isin(own["run_id"])]
+    counts = [len(part) for _, part in own.groupby("arm")]
+    bases = sorted(set(own["baseline"]) - {""})
+    n = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    machines = [f"{part} threads" if key == "threads" else str(part)
+                for key in ("device", "threads") for part in sorted(set(used[key].dropna()))]  # fmt: skip
+    parts = [
+        "Examples per second of training"
+        + (" (left) and seconds per step over the median of the baseline's (right)" if bases else "")
+        + f"; dots: complete runs ({n} a row, of every seed and learning rate), bars: their median. Only training is "
+        "timed, its first step included, evaluation not.",
+        f"Baseline: {bases[0]}." if len(bases) == 1 else f"Baselines: {'; '.join(bases)}." if bases else "",
+        scope(used),
+        f"On {', '.join(machines)}." if machines else "",
+        "Runs that share a machine slow each other.",
+    ]
+    return " ".join(part for part in parts if part)

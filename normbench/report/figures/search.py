@@ -1,0 +1,281 @@
+"""`search`: which knob matters? The final validation accuracy of every setting against each number that varied."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from normbench.report import reported, search, stats, tables
+from normbench.report.captions import scope
+from normbench.report.facets import norm_chunks
+from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.multiples import BETWEEN, GUTTER, LEFT, NAME, RIGHT, TICKS, XLABEL
+from normbench.report.sheet import LINE, MOST_FIGURES, TALLEST, Sheet, legend_height, page_names, wrapped
+from normbench.report.study import Study
+from normbench.report.style import HOLLOW, RC, WIDTH, norm_looks, text_width
+from normbench.report.tables import cell_text, natural
+
+FEW = 8  # values of a number: as many or fewer stand side by side, as typed; more lie on an axis
+BINS = 6  # of an axis, for the best of each
+NARROWEST = 0.05  # of the y axis
+DECADE = 10.0  # largest over smallest value from which on an axis is logarithmic
+COLUMNS, PANEL = 3, 1.35  # panels side by side; inches
+PITCH = NAME + PANEL + TICKS + XLABEL + BETWEEN
+MOST_SHARES = 4  # norms whose shares stand over a panel; the data have them all
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number that varied, and where its values lie on the panel's x axis."""
+
+    key: str
+    values: tuple[float, ...]
+
+    @property
+    def listed(self) -> bool:
+        return len(self.values) <= FEW
+
+    @property
+    def log(self) -> bool:
+        return not self.listed and self.values[0] > 0 and self.values[-1] / self.values[0] >= DECADE
+
+    def at(self, values: pd.Series) -> np.ndarray:
+        """Listed values by their number, others as they are."""
+        return (
+            np.searchsorted(self.values, values.to_numpy(float)).astype(float)
+            if self.listed
+            else values.to_numpy(float)
+        )
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Of the bins in which the best is shown."""
+        if self.listed:
+            return np.arange(len(self.values) + 1) - 0.5
+        space = np.geomspace if self.log else np.linspace
+        return space(self.values[0], self.values[-1], BINS + 1)
+
+
+def draw(study: Study) -> list[Drawn]:
+    """A panel a number that varied, a dot a setting (mean over its seeds), and the best of each bin as a step line.
+
+    Raises:
+        NotDrawn: fewer than two numbers varied, or there are too many facets.
+    """
+    table, keys = _table(study)
+    if len(keys) < 2:
+        raise NotDrawn(f"needs at least 2 numbers that vary (as optimizer.lr, batch_size), found {len(keys)}"
+                       + (f" ({keys[0]})" if keys else ""))  # fmt: skip
+    facets = _facets(table, keys)
+    pages = _pages(facets)
+    if len(pages) > MOST_FIGURES:
+        raise NotDrawn(f"needs at most {MOST_FIGURES} pages of combinations of words that vary, found {len(pages)}")
+    limits, looks = _limits(table), norm_looks(study.used["norm"])
+    found = []
+    with matplotlib.rc_context(RC):
+        for name, page in zip(page_names("search", len(pages)), pages, strict=True):
+            own = pd.concat([part for _, part, _ in page])
+            found.append(
+                Drawn(
+                    name,
+                    _figure(page, limits, looks),
+                    _caption(study, page, own, limits[0]),
+                    own.reset_index(drop=True),
+                )
+            )
+    return found
+
+
+def _facets(table: pd.DataFrame, keys: Sequence[str]) -> list["Facet"]:
+    """(title, settings, numbers that vary among them), with what each number explains in `share.KEY`, per norm."""
+    found = []
+    for title, part in table.groupby("facet", sort=False):
+        knobs = [knob for key in keys if len((knob := _knob(part, key)).values) > 1]
+        norms = sorted(set(part["norm"]), key=lambda norm: natural([norm]))
+        chunks = norm_chunks(norms)
+        for few in chunks:
+            own = part[part["norm"].isin(few)]
+            said = [str(title)] if title else []
+            said += [f"norm={','.join(few)}"] if len(chunks) > 1 else []
+            if knobs:
+                found.append((", ".join(said), _with_shares(own, [knob.key for knob in knobs]), knobs))
+    return found
+
+
+def _with_shares(part: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    part = part.copy()
+    for norm, own in part.groupby("norm"):
+        whole = [key for key in keys if own[key].notna().all()]
+        for one in search.importance(own, whole, "val_acc_mean").to_dict("records"):
+            part.loc[own.index, f"share.{one['setting']}"] = one["adjusted"]
+    return part
+
+
+def _table(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """One row a setting, with its mean score over seeds; and which numbers varied."""
+    if not study.arms:
+        return pd.DataFrame(), []
+    setting = tables.settings(study.used)
+    keys = [str(key) for key in setting if _is_number(setting[key])]
+    words = [str(key) for key in setting if key not in keys and key != "norm"]
+    several = [key for key in words if setting[key].nunique() > 1]
+    runs = pd.concat([arm.runs[["run_id", "seed", "state", "score"]] for arm in study.arms])
+    rows = []
+    for cell, part in runs.groupby([setting.loc[runs.index, key] for key in setting], sort=False):
+        values = dict(zip(map(str, setting), cell, strict=True))
+        scores = part["score"].astype(float)
+        if np.isfinite(scores).all():
+            lost = int((part["state"] == "diverged").sum())
+            facet = ", ".join(f"{key}={cell_text(values[key])}" for key in several if values[key] != "")
+            numbers = {key: float(values[key]) if values[key] != "" else np.nan for key in keys}
+            order = natural([*(values[key] for key in several), values["norm"], *numbers.values()])
+            mean = stats.mean(sorted(scores)).estimate
+            rows.append({"order": order, "facet": facet, "norm": str(values["norm"]), **numbers, "n": len(part),
+                         "n_diverged": lost, "val_acc_mean": mean})  # fmt: skip
+    rows.sort(key=lambda row: row["order"])
+    return pd.DataFrame(rows).drop(columns="order", errors="ignore"), keys
+
+
+def _is_number(values: pd.Series) -> bool:
+    own = values[values != ""]
+    return own.nunique() > 1 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in own)
+
+
+def _knob(part: pd.DataFrame, key: str) -> Knob:
+    return Knob(key, tuple(sorted(set(part[key].dropna()))))
+
+
+# -------------------------------------------------------------------------------------------------------------- figure
+
+Facet = tuple[str, pd.DataFrame, list[Knob]]
+
+
+def _height(facet: Facet) -> float:
+    lines = -(-len(facet[2]) // COLUMNS)
+    return LINE * len(_title(facet)) + lines * PITCH
+
+
+def _title(facet: Facet) -> list[str]:
+    return wrapped(facet[0], WIDTH - LEFT, weight="bold")
+
+
+def _pages(facets: Sequence[Facet]) -> list[list[Facet]]:
+    found: list[list[Facet]] = [[]]
+    room = TALLEST - 0.6
+    for facet in facets:
+        if found[-1] and sum(map(_height, [*found[-1], facet])) > room:
+            found.append([])
+        found[-1].append(facet)
+    return found
+
+
+def _figure(page: Sequence[Facet], limits: tuple[float, float], looks: Mapping[str, tuple[str, str]]) -> Figure:
+    norms = sorted({norm for _, part, _ in page for norm in part["norm"]}, key=lambda norm: natural([norm]))
+    samples = {norm: _look(norm, looks) | {"linewidth": 1.2} for norm in norms}
+    legend = legend_height(samples, LEFT) + 0.04
+    sheet = Sheet(legend + 0.16 + sum(map(_height, page)))
+    sheet.legend(LEFT, 0, samples)
+    sheet.text(LEFT - 0.3, legend, "Validation accuracy")
+    top = legend + 0.14
+    columns = max(min(COLUMNS, len(knobs)) for *_, knobs in page)
+    width = (WIDTH - LEFT - RIGHT - (columns - 1) * GUTTER) / columns
+    for facet in page:
+        for number, line in enumerate(_title(facet)):
+            sheet.text(LEFT, top + LINE * number, line, weight="bold")
+        start = top + LINE * len(_title(facet)) + NAME
+        for number, knob in enumerate(facet[2]):
+            down, along = divmod(number, columns)
+            axis = sheet.axes(LEFT + along * (width + GUTTER), start + down * PITCH, width, PANEL)
+            _panel(axis, facet[1], knob, limits, looks)
+        top += _height(facet)
+    return sheet.figure
+
+
+def _look(norm: str, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    color, marker = looks[norm]
+    face = "white" if norm in HOLLOW else color
+    return {"color": color, "marker": marker, "markersize": 3.2, "markerfacecolor": face, "markeredgewidth": 0.6}
+
+
+def _panel(axis: Axes, part: pd.DataFrame, knob: Knob, limits: tuple[float, float], looks: Mapping) -> None:
+    low, high = limits
+    axis.set_ylim(low, high)
+    axis.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    _x_axis(axis, knob)
+    norms = sorted(set(part["norm"]), key=lambda norm: natural([norm]))
+    shares = []
+    for number, norm in enumerate(norms):
+        own = part[(part["norm"] == norm) & part[knob.key].notna()]
+        if not len(own):
+            continue
+        shift = (number - (len(norms) - 1) / 2) * 0.6 / len(norms) if knob.listed else 0.0
+        x, y = knob.at(own[knob.key]), own["val_acc_mean"].to_numpy(float)
+        lost = own["n_diverged"].to_numpy(int) > 0
+        look = _look(norm, looks) | {"linestyle": "none", "clip_on": False}
+        axis.plot(x[~lost] + shift, np.maximum(y[~lost], low), **look, alpha=0.6, zorder=3, label=norm)
+        axis.plot(x[lost] + shift, np.maximum(y[lost], low), **look | {"marker": "x"}, zorder=3, label="_diverged")
+        axis.stairs(_best(knob, x, y), knob.edges, baseline=None, color=looks[norm][0], linewidth=1.2, zorder=2)
+        share = own.get(f"share.{knob.key}", pd.Series([np.nan])).iloc[0]
+        shares += [f"{norm} {max(100 * share, 0):.0f} %"] if np.isfinite(share) else []
+    if shares and len(norms) <= MOST_SHARES:
+        axis.text(1, 1.03, ", ".join(shares), transform=axis.transAxes, ha="right", va="bottom", fontsize=7)
+
+
+def _best(knob: Knob, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The highest score in each bin, NaN where it is empty."""
+    bins = np.clip(np.searchsorted(knob.edges, x, side="right") - 1, 0, len(knob.edges) - 2)
+    return np.array([y[bins == i].max() if (bins == i).any() else np.nan for i in range(len(knob.edges) - 1)])
+
+
+def _x_axis(axis: Axes, knob: Knob) -> None:
+    axis.set_xlabel(knob.key + (" (log)" if knob.log else ""), labelpad=2)
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    if knob.listed:
+        texts = [cell_text(value) for value in knob.values]
+        wide = max(text_width(text, 7) for text in texts) + 0.06
+        every = max(1, int(np.ceil(wide * len(texts) / (axis.get_position().width * WIDTH))))
+        axis.set_xlim(-0.6, len(texts) - 0.4)
+        axis.set_xticks(range(0, len(texts), every), texts[::every])
+        return
+    first, last = knob.values[0], knob.values[-1]
+    if knob.log:
+        axis.set_xscale("log")
+        axis.set_xlim(first / (last / first) ** 0.04, last * (last / first) ** 0.04)
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if last / first > 50 else (1, 2, 5), numticks=5))
+    else:
+        axis.set_xlim(first - 0.04 * (last - first), last + 0.04 * (last - first))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _limits(table: pd.DataFrame) -> tuple[float, float]:
+    """Of the y axis: settings far below the others would squeeze what is compared; they stand on the lower edge."""
+    y = table["val_acc_mean"].to_numpy(float)
+    whole = y[table["n_diverged"].to_numpy(int) == 0] if (table["n_diverged"] == 0).any() else y
+    low, high = float(np.quantile(whole, 0.1)), float(y.max())
+    room = max(NARROWEST - (high - low), 0.0) / 2 + 0.06 * (high - low)
+    return max(low - room, -0.01), min(high + room, 1.01)
+
+
+def _caption(study: Study, page: Sequence[Facet], own: pd.DataFrame, low: float) -> str:
+    lost, below = int((own["n_diverged"] > 0).sum()), int((own["val_acc_mean"] < low).sum())
+    shares = any(len(set(part["norm"])) <= MOST_SHARES for _, part, _ in page)
+    parts = [
+        "Final validation accuracy of every setting tried against each number that varied; dots: settings "
+        f"(mean over {reported.seeds(own['n'].tolist())}), lines: the best of each bin, or of each value.",
+        "Percentages: the share of the variance that a number explains alone, per norm (between bins, less what chance "
+        "explains; main effects, in the ranges searched)."
+        if shares
+        else "",
+        scope(study.used),
+        f"Crosses: {lost} settings with a diverged run, which counts as guessing." if lost else "",
+        f"{below} settings lie below the axis and stand on its lower edge." if below else "",
+    ]
+    return " ".join(part for part in parts if part)
