@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from normbench.report.facets import even
-from normbench.report.sheet import LINE, Block, Sheet, wrapped
+from normbench.report.sheet import GAP, LINE, Block, Sheet, wrapped
 from normbench.report.style import WIDTH, text_width
 from normbench.report.tables import cell_text
 
 SMALL = 7  # points: ticks and numbers
-SMALL_LINE = 0.125  # inches
-WIDEST_COLUMN, WIDEST_LABEL, MOST_ROWS = 1.1, 1.7, 20  # beyond: labels are wrapped, rows continue in a further block
-EMPTY = "#f2f2f2"
-HATCH = "#999999"
+SMALL_LINE, TOP = 0.125, 0.03  # inches
+WIDEST_COLUMN, WIDEST_LABEL, MOST_ROWS = 1.1, 2.0, 20  # beyond: labels are wrapped, rows continue in a further block
+EMPTY = "#ffffff"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Rows and columns by label, cells by (row, column); a missing cell was not run. cell: its least size, in inches."""
+    """Rows and columns by label, cells by (row, column); a missing cell was not run.
+
+    cell: its least size, in inches; widest: how far columns are stretched where there is room.
+    """
 
     title: str
     name: str
@@ -40,6 +42,7 @@ class Heatmap:
     columns: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
     cell: tuple[float, float]
+    widest: float = 0.0
     xlabel: str = ""
 
 
@@ -69,10 +72,11 @@ def ink(color: str) -> str:
 
 def blocks(table: Heatmap) -> list[Block]:
     """The table, torn where it would be wider than a page or too high."""
-    left = 0.1 + max(text_width(line, SMALL) for row in table.rows for line in wrapped(row, WIDEST_LABEL, SMALL))
+    left = 0.12 + max(text_width(line, SMALL) for row in table.rows for line in wrapped(row, WIDEST_LABEL, SMALL))
     wanted = max(text_width(word, SMALL) for label in table.columns for word in label.split("\n"))
     width = max(table.cell[0], min(wanted, WIDEST_COLUMN) + 0.1)
     fit = max(1, int((WIDTH - left) / width))
+    width = max(width, min(table.widest, (WIDTH - left) / len(table.columns)))
     return [
         _block(table, rows, columns, left, width)
         for rows in even(list(table.rows), MOST_ROWS)
@@ -84,15 +88,17 @@ def _block(table: Heatmap, rows: list[str], columns: list[str], left: float, wid
     labels = ["\n".join(line for part in c.split("\n") for line in wrapped(part, width - 0.06, SMALL)) for c in columns]
     names = ["\n".join(wrapped(row, WIDEST_LABEL, SMALL)) for row in rows]
     height = max(table.cell[1], SMALL_LINE * max(name.count("\n") + 1 for name in names) + 0.06)
-    full = max(left + width * len(columns), text_width(table.name))
-    title = wrapped(table.title, max(full, WIDTH / 2 - 0.3), weight="bold")
-    head = LINE * (len(title) + 1) + 0.05
+    # over the cells, or, if it is too long for that, over the labels too
+    room = max(width * len(columns), WIDTH / 2 - GAP - left)
+    indent = left if text_width(table.title, weight="bold") <= room else 0.04
+    title = wrapped(table.title, room + left - indent, weight="bold")
+    head = TOP + LINE * (len(title) + 1) + 0.05
     below = SMALL_LINE * max(label.count("\n") + 1 for label in labels) + 0.06 + (0.16 if table.xlabel else 0.0)
 
     def draw(sheet: Sheet, x: float, y: float) -> None:
         for number, line in enumerate(title):
-            sheet.text(x, y + LINE * number, line, weight="bold")
-        sheet.text(x + left, y + LINE * len(title), table.name)
+            sheet.text(x + indent, y + TOP + LINE * number, line, weight="bold")
+        sheet.text(x + left, y + TOP + LINE * len(title), table.name)
         axis = sheet.axes(x + left, y + head, width * len(columns), height * len(rows))
         axis.set(xlim=(0, len(columns)), ylim=(len(rows), 0), label=table.title)
         axis.set_xticks(np.arange(len(columns)) + 0.5, labels, fontsize=SMALL)
@@ -105,14 +111,17 @@ def _block(table: Heatmap, rows: list[str], columns: list[str], left: float, wid
             for j, column in enumerate(columns):
                 _cell(axis, i, j, table.cells.get((row, column)))
 
-    wide = max([full, *(text_width(line, weight="bold") for line in title)])
+    wide = max(left + width * len(columns), left + text_width(table.name))
+    wide = max([wide, *(indent + text_width(line, weight="bold") for line in title)])
     return Block(wide, head + height * len(rows) + below, draw, table.title)
 
 
 def _cell(axis: Axes, row: int, column: int, cell: Cell | None) -> None:
     color = cell.color if cell else EMPTY
-    edge = {"edgecolor": HATCH, "hatch": "//////", "linewidth": 0} if cell and cell.hatched else {}
-    axis.add_patch(Rectangle((column, row), 1, 1, facecolor=color, **edge))
+    axis.add_patch(Rectangle((column, row), 1, 1, facecolor=color, linewidth=0))
+    if cell and cell.hatched:
+        lines = "#555555" if ink(color) == "#000000" else "#bbbbbb"
+        axis.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=lines, hatch="//////", linewidth=0))
     axis.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor="white", linewidth=1.5))
     text = cell.text if cell else "–"
     ground = {"boxstyle": "square,pad=0.15", "facecolor": color, "edgecolor": "none"}

@@ -15,6 +15,7 @@ from normbench.report.figures import NotDrawn
 from normbench.report.panels import Points
 from normbench.report.sheet import LINE, MOST_FIGURES, TALLEST, Sheet, legend_height, wrapped
 from normbench.report.style import WIDTH, mean_look, text_width
+from normbench.report.tables import natural
 
 # inches
 LEFT, GUTTER, RIGHT, NAME, TICKS, XLABEL, BETWEEN = 0.42, 0.5, 0.12, 0.21, 0.22, 0.16, 0.1
@@ -42,7 +43,8 @@ class Looks:
         """Legends: one of the lines, or, of too many, one of the norms and one of the optimizers."""
         if len(set(self.names.values())) <= MOST_LINES:
             return [{self.names[k]: mean_look(k.norm, self.norms, self.dashes[k.optimizer]) for k in ordered}]
-        norms = {line.norm: mean_look(line.norm, self.norms) for line in ordered}
+        own = sorted({line.norm for line in ordered}, key=lambda norm: natural([norm]))
+        norms = {norm: mean_look(norm, self.norms) for norm in own}
         grey = "#555555" if len(norms) > 1 else self.norms[ordered[0].norm][0]
         used = sorted({line.optimizer for line in ordered})
         plain = {o: {"color": grey, "linestyle": self.dashes[o], "linewidth": 1.2} for o in used}

@@ -20,6 +20,15 @@ def runs(study: Study) -> pd.DataFrame:
     return study.used[study.used["run_id"].isin(ids)]
 
 
+def tuning(study: Study) -> pd.DataFrame:
+    """The used runs that settings are chosen by, with `score`."""
+    if not study.arms:
+        return study.used
+    found = pd.concat([arm.runs for arm in study.arms])
+    chosen = study.options.tune_seeds
+    return found if chosen is None else found[found["seed"].astype(int).isin(chosen)]
+
+
 def facets(study: Study, some: pd.DataFrame, without: Collection[str] = ()) -> list[Row]:
     """`facets.rows` of some of the used runs, by what tells arms apart."""
     keys = [key for key in study.keys if key not in without]

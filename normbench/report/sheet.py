@@ -1,6 +1,6 @@
 """A figure laid out in inches: where panels, text, legends and blocks of a figure lie."""
 
-import textwrap
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ MOST_FIGURES = 10
 ENTRY = 0.18  # a line of a legend
 HANDLE = 0.5  # what a legend's sample and the space around it take, beside the text
 LINE = 0.14  # a line of 8 pt text
-GAP = 0.3  # between blocks, side by side or one below the other
+GAP, BELOW = 0.25, 0.1  # between blocks, side by side and one below the other
 
 
 class Sheet:
@@ -56,15 +56,25 @@ def legend_height(names: Sequence[str] | Mapping[str, Any], left: float) -> floa
 
 
 def wrapped(text: str, width: float, size: float = 8, weight: str = "normal") -> list[str]:
-    """The text in lines of at most `width` inches, broken at spaces and, where a word is too long, anywhere."""
-    if text_width(text, size, weight) <= width:
-        return [text] if text else []
-    letters = max(4, int(len(text) * width / text_width(text, size, weight)))
-    while True:
-        lines = textwrap.wrap(text, letters, break_on_hyphens=False)
-        if letters <= 4 or all(text_width(line, size, weight) <= width for line in lines):
-            return lines
-        letters -= 1
+    """The text in lines of at most `width` inches, broken at spaces, in a longer word after _, = or ,."""
+
+    def fits(line: str) -> bool:
+        return text_width(line.rstrip(), size, weight) <= width
+
+    lines: list[str] = []
+    for word in text.split():
+        if lines and fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for piece in [word] if fits(word) else re.split(r"(?<=[_=,])(?=.)", word):
+            if not fits(lines[-1] + piece):
+                lines.append("")
+            lines[-1] += piece
+        while not fits(lines[-1]) and len(lines[-1]) > 1:
+            most = max([1, *(n for n in range(1, len(lines[-1])) if fits(lines[-1][:n]))])
+            lines[-1:] = [lines[-1][:most], lines[-1][most:]]
+    return [line for line in lines if line]
 
 
 # ------------------------------------------------------------------------------------------------------------- blocks
@@ -81,17 +91,19 @@ class Block:
 
 
 def flow(blocks: Sequence[Block]) -> list[tuple[Sheet, list[Block]]]:
-    """Place blocks like words: side by side while they fit, then below, then on a further figure; and draw them."""
+    """Place blocks in as many columns as fit, row by row, on as many figures as it takes; and draw them."""
+    pitch = max(block.width for block in blocks) + GAP
+    columns = max(1, int((WIDTH + GAP) / pitch))
     pages: list[list[tuple[Block, float, float]]] = [[]]
-    left = top = line = 0.0
-    for block in blocks:
-        if left and left + block.width > WIDTH:
-            left, top, line = 0.0, top + line + GAP, 0.0
-        if not left and top and top + block.height > TALLEST:
+    top = 0.0
+    for i in range(0, len(blocks), columns):
+        line = blocks[i : i + columns]
+        height = max(block.height for block in line)
+        if top and top + height > TALLEST:
             pages.append([])
             top = 0.0
-        pages[-1].append((block, left, top))
-        left, line = left + block.width + GAP, max(line, block.height)
+        pages[-1] += [(block, pitch * number, top) for number, block in enumerate(line)]
+        top += height + BELOW
     found = []
     for page in pages:
         sheet = Sheet(max(top + block.height for block, _, top in page) + 0.04)

@@ -69,9 +69,9 @@ def optimizer_dashes(optimizers: Iterable[str]) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float = 8, weight: str = "normal") -> float:
-    """How wide a line of text is, in inches."""
+    """How wide a line of text is at most, in inches; what draws it rounds each letter, by up to 3 % together."""
     font = FontProperties(family=RC["font.family"], size=size, weight=weight)
-    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72 * 1.03
 
 
 def mean_look(norm: str, looks: Mapping[str, tuple[str, str]], dash: Any = "-") -> dict[str, Any]:

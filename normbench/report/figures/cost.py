@@ -1,6 +1,7 @@
 """`cost`: faster in steps, but in seconds? Examples per second, and the time of a step against the baseline's."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,16 +14,18 @@ from normbench.report import stats
 from normbench.report.captions import scope
 from normbench.report.facets import even
 from normbench.report.figures import Drawn, NotDrawn
-from normbench.report.sheet import Sheet, page_names, wrapped
+from normbench.report.sheet import TALLEST, Sheet, page_names, wrapped
 from normbench.report.study import Arm, Study
 from normbench.report.style import HOLLOW, RC, WIDTH, norm_looks, text_width
 
-MOST_ROWS = 30  # a figure
-ROW, LINE, HEAD, FOOT, GUTTER, RIGHT, WIDEST = 0.2, 0.12, 0.24, 0.42, 0.25, 0.15, 2.2  # inches
+COLUMNS = ["arm", "norm", "run_id", "seed", "lr", "examples_per_s", "s_per_step", "baseline", "relative_s_per_step"]
+ROW, APART, LINE, HEAD, FOOT, GUTTER, RIGHT, WIDEST = 0.2, 0.1, 0.12, 0.24, 0.42, 0.25, 0.15, 2.2  # inches
 
 
 def draw(study: Study) -> list[Drawn]:
     """A row an arm: examples per second of every complete run, and its seconds per step over the baseline's median.
+
+    Arms that differ in settings of the optimizer alone share a row.
 
     Raises:
         NotDrawn: no complete run has a training time.
@@ -30,8 +33,7 @@ def draw(study: Study) -> list[Drawn]:
     table = _table(study)
     if not len(table):
         raise NotDrawn("needs a complete run with a training time, found none")
-    names = list(dict.fromkeys(table["arm"]))
-    chunks = even(names, MOST_ROWS)
+    chunks = _chunks(list(dict.fromkeys(table["arm"])))
     found = []
     with matplotlib.rc_context(RC):
         for name, chunk in zip(page_names("cost", len(chunks)), chunks, strict=True):
@@ -42,52 +44,62 @@ def draw(study: Study) -> list[Drawn]:
 
 
 def _table(study: Study) -> pd.DataFrame:
-    """One row a complete run, in order of arm and seed."""
-    base = _baselines(study)
-    place = {id(arm): number for number, arm in enumerate(study.arms)}
-    rows = []
+    """One row a complete run, by what it costs: settings of the optimizer alone, as its lr, do not tell rows apart."""
+    names = {id(arm): _name(study, arm) for arm in study.arms}
+    order = list(dict.fromkeys(names.values()))
+    base = {names[id(c.baseline)]: names[id(c.baseline)] for c in study.contrasts}
+    base |= {names[id(c.variant)]: names[id(c.baseline)] for c in study.contrasts if c.key != "optimizer"}
+    rows = [_timed(arm).assign(arm=names[id(arm)]) for arm in study.arms]
+    table = pd.concat(rows) if rows else pd.DataFrame()
+    if not len(table):
+        return table
+    units = {name: stats.median(part["s_per_step"]).estimate for name, part in table.groupby("arm")}
+    table["baseline"] = table["arm"].map(base).fillna("")
+    table["relative_s_per_step"] = table["s_per_step"] / table["baseline"].map(units).astype(float)
     # what is compared stands together
-    for arm in sorted(study.arms, key=lambda arm: (place[id(base.get(id(arm), arm))], place[id(arm)])):
-        timed = _timed(arm)
-        other = base.get(id(arm))
-        unit = stats.median(_timed(other)["s_per_step"]).estimate if other and len(_timed(other)) else np.nan
-        for one in timed.to_dict("records"):
-            rows.append(
-                {"arm": study.name(arm), "norm": arm.norm, "run_id": one["run_id"], "seed": int(one["seed"]),
-                 "lr": one["lr"], "examples_per_s": one["examples_per_s"], "s_per_step": one["s_per_step"],
-                 "baseline": study.name(other) if other else "", "relative_s_per_step": one["s_per_step"] / unit}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    place = {name: (order.index(base.get(name, name)), order.index(name)) for name in order}
+    table["place"] = table["arm"].map(place)
+    return table.sort_values(["place", "seed", "lr", "run_id"], ignore_index=True)[COLUMNS]
+
+
+def _name(study: Study, arm: Arm) -> str:
+    return study.name(arm, without=[key for key in study.keys if key.startswith("optimizer.")])
 
 
 def _timed(arm: Arm) -> pd.DataFrame:
     """The complete runs that took time, in order of seed, with examples_per_s and s_per_step."""
-    runs = arm.runs[arm.runs["state"] == "complete"].sort_values(["seed", "lr", "run_id"])
+    runs = arm.runs[arm.runs["state"] == "complete"]
     seconds, steps = runs["train_s"].astype(float), runs["steps"].astype(float)
     full = runs.assign(s_per_step=seconds / steps, examples_per_s=steps * runs["batch_size"].astype(float) / seconds)
     return full[(seconds > 0) & (steps > 0)]
 
 
-def _baselines(study: Study) -> dict[int, Arm]:
-    """Of each arm that is in a contrast: the baseline it is compared with; a baseline's own is itself."""
-    found = {id(contrast.baseline): contrast.baseline for contrast in study.contrasts}
-    return found | {id(contrast.variant): contrast.baseline for contrast in study.contrasts}
-
-
 # -------------------------------------------------------------------------------------------------------------- figure
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    return ["\n".join(wrapped(name, WIDEST, 7)) for name in names]
+
+
+def _chunks(names: list[str]) -> list[list[str]]:
+    """The rows of each figure, so that none is too high."""
+    rows = sum(ROW + APART + LINE * label.count("\n") for label in _labels(names))
+    return even(names, max(1, int(len(names) * (TALLEST - HEAD - FOOT) / rows))) if rows > TALLEST else [names]
 
 
 def _page(own: pd.DataFrame, table: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> Sheet:
     names = list(dict.fromkeys(own["arm"]))
-    labels = ["\n".join(wrapped(name, WIDEST, 7)) for name in names]
+    labels = _labels(names)
     left = 0.12 + max(text_width(line, 7) for label in labels for line in label.split("\n"))
-    heights = [ROW + LINE * label.count("\n") for label in labels]
+    bases = dict(zip(own["arm"], own["baseline"], strict=True))
+    apart = [0.0, *(APART * (bases[a] != bases[b]) for a, b in itertools.pairwise(names))]
+    heights = [ROW + LINE * label.count("\n") + space for label, space in zip(labels, apart, strict=True)]
     columns = [("examples_per_s", "Examples per second (log)")]
     if table["relative_s_per_step"].notna().any():
-        columns.append(("relative_s_per_step", "Seconds per step ÷ baseline's median (log)"))
+        columns.append(("relative_s_per_step", "Step time ÷ baseline's (log)"))
     width = (WIDTH - left - RIGHT - GUTTER * (len(columns) - 1)) / len(columns)
     sheet = Sheet(HEAD + sum(heights) + FOOT - 0.2)
-    centers = np.cumsum(heights) - np.array(heights) / 2
+    centers = np.cumsum(heights) - (np.array(heights) - np.array(apart)) / 2
     for number, (column, title) in enumerate(columns):
         axis = sheet.axes(left + number * (width + GUTTER), HEAD, width, sum(heights))
         axis.set_ylim(sum(heights), 0)
@@ -108,13 +120,13 @@ def _page(own: pd.DataFrame, table: pd.DataFrame, looks: Mapping[str, tuple[str,
 def _limits(axis: Axes, values: pd.Series) -> None:
     axis.set_xscale("log")
     low, high = values.min(), values.max()
-    if axis.get_ylabel().startswith("Seconds"):
+    if axis.get_ylabel().startswith("Step time"):
         low, high = min(low, 1.0), max(high, 1.0)
     if high / low < 1.5:
         low, high = (low * high / 1.5) ** 0.5, (low * high * 1.5) ** 0.5
     room = (high / low) ** 0.05
     axis.set_xlim(float(low / room), float(high * room))
-    near = high / low < 4
+    near = high / low < 6
     locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10]) if near else ticker.LogLocator(subs=(1, 2, 5), numticks=6)
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.6g}"))
@@ -126,8 +138,11 @@ def _dots(axis: Axes, values: pd.Series, at: float, look: tuple[str, str], hollo
         return
     color, marker = look
     face = "white" if hollow else color
-    style: dict[str, Any] = {"markersize": 3.2, "alpha": 0.55, "markerfacecolor": face, "markeredgewidth": 0.6}
+    style: dict[str, Any] = {"markersize": 3.2, "markerfacecolor": face, "markeredgewidth": 0.6}
+    style["alpha"] = 0.55 if len(values) > 1 else 1
     axis.plot(values, [at] * len(values), marker, color=color, **style, zorder=3)
+    if len(values) == 1:
+        return
     middle = stats.median(values).estimate
     axis.plot([middle] * 2, [at - 0.075, at + 0.075], color=color, linewidth=1.6, zorder=4, label="_median")
 
@@ -142,8 +157,8 @@ def _caption(study: Study, own: pd.DataFrame) -> str:
     parts = [
         "Examples per second of training"
         + (" (left) and seconds per step over the median of the baseline's (right)" if bases else "")
-        + f"; dots: complete runs ({n} a row, of every seed and learning rate), bars: their median. Only training is "
-        "timed, its first step included, evaluation not.",
+        + f"; dots: complete runs ({n} a row, of every seed and every setting of the optimizer), bars: their median. "
+        "Only training is timed, its first step included, evaluation not.",
         f"Baseline: {bases[0]}." if len(bases) == 1 else f"Baselines: {'; '.join(bases)}." if bases else "",
         scope(used),
         f"On {', '.join(machines)}." if machines else "",

@@ -46,9 +46,8 @@ def draw(study: Study) -> list[Drawn]:
         raise NotDrawn("needs grad_norm_mean, the gradient norm before clipping, found none")
     looks, dashes = norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"])
     diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
-    shown = _Shown(
-        *(panels.Curves(panels.measured(table, c), looks, dashes, diverged) for c in COLUMNS[-3:]), runs
-    )  # fmt: skip
+    norm, largest, share = (panels.Curves(panels.measured(table, c), looks, dashes, diverged) for c in COLUMNS[-3:])
+    shown = _Shown(norm, largest, share, runs)
     facets = reported.facets(study, runs)
     parts = [multiples.Part("Gradient norm before clipping (log)", 1.4, lambda axis, row: _norm(axis, row, shown))]
     if (runs["clip"] != "none").any():
@@ -97,7 +96,9 @@ def _share(axis: Axes, row: Row, shown: _Shown) -> Mapping[Line, panels.Points]:
         axis.text(0.5, 0.5, "no clipping", transform=axis.transAxes, ha="center", va="center", color="#777777")
         axis.grid(False)
         return {}
-    return panels.draw(axis, row, shown.share)
+    ends = panels.draw(axis, row, shown.share)
+    panels.explain_if_empty(axis, row, shown.share)
+    return ends
 
 
 def _clips(runs: pd.DataFrame) -> pd.Series:

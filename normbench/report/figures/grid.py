@@ -1,6 +1,6 @@
 """`grid`: the whole sweep at a glance. Test accuracy of every norm with every optimizer and clipping rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +16,7 @@ from normbench.report.study import Arm, Study
 from normbench.report.style import RC
 from normbench.report.tables import natural
 
-CELL = (0.7, 0.32)  # inches
+CELL, WIDEST = (0.7, 0.32), 1.0  # inches
 LOST = "#d0d0d0"  # of a cell in which every run diverged
 
 
@@ -36,7 +36,7 @@ def draw(study: Study) -> list[Drawn]:
         span = _span(same)
         spans.append(span)
         for title, part in same.groupby("facet", sort=False):
-            maps += blocks(_heatmap(str(title), part, order, *span))
+            maps += blocks(_heatmap(str(title), part, order, *span, alone=table["facet"].nunique() == 1))
     with matplotlib.rc_context(RC):
         pages = flow(maps)
     found = []
@@ -66,7 +66,7 @@ def _table(study: Study) -> tuple[pd.DataFrame, list[str]]:
         one = stats.summary("test_acc", scores.values(), n_ok=len(scores) - lost)
         found.append(
             {"dataset": str(arm.runs["dataset"].iloc[0]), "facet": ", ".join(words(arm.setting, rest, "")),
-             "row": " ".join(words(arm.setting, rows, "norm")),
+             "row": ", ".join(words(arm.setting, rows, "norm")),
              "column": "\n".join(words(arm.setting, columns, "optimizer")), "n": len(arm.reported), "n_diverged": lost,
              "test_acc_mean": one["mean"] if whole else np.nan, "test_acc_sd": one["sd"] if whole else np.nan}
         )  # fmt: skip
@@ -81,21 +81,21 @@ def _span(table: pd.DataFrame) -> tuple[float, float]:
     return (float(means.min()), float(means.max())) if len(means) else (0.0, 1.0)
 
 
-def _heatmap(title: str, part: pd.DataFrame, columns: Sequence[str], low: float, high: float) -> Heatmap:
+def _heatmap(title: str, part: pd.DataFrame, columns: Sequence[str], low: float, high: float, alone: bool) -> Heatmap:
     cells = {(str(one["row"]), str(one["column"])): _cell(one, low, high) for one in part.to_dict("records")}
     order = {label: number for number, label in enumerate(columns)}
     rows, own = list(dict.fromkeys(part["row"])), sorted(set(part["column"]), key=order.__getitem__)
-    return Heatmap(title, "Test accuracy, %", rows, own, cells, CELL)
+    return Heatmap(title, "Test accuracy, %", rows, own, cells, CELL, WIDEST if alone else 0.0)
 
 
-def _cell(one: dict[str, Any], low: float, high: float) -> Cell:
+def _cell(one: Mapping[Any, Any], low: float, high: float) -> Cell:
     lost, n, mean, sd = one["n_diverged"], one["n"], one["test_acc_mean"], one["test_acc_sd"]
     corner = f"{lost}/{n} ✕" if lost else ""
     if lost == n:
         return Cell("diverged", LOST, corner, hatched=True)
     if np.isnan(mean):
         return Cell("not measured", "#f2f2f2", corner)
-    text = f"{100 * mean:.1f}" + ("" if np.isnan(sd) else f" ±{100 * sd:.1f}")
+    text = f"{100 * mean:.1f}" + ("" if np.isnan(sd) or lost else f" ±{100 * sd:.1f}")
     return Cell(text, shade(mean, low, high), corner)
 
 
@@ -115,7 +115,7 @@ def _caption(study: Study, own: pd.DataFrame, spans: Sequence[tuple[float, float
         if len(spans) == 1
         else "Colour: the mean, dark low, bright high, from the lowest to the highest of each data set.",
         f"✕: {lost} diverged {'run' if lost == 1 else 'runs'} of as many seeds as said; in the mean they count as "
-        "guessing; hatched: all diverged."
+        "guessing (and no ± is shown); hatched: all diverged."
         if lost
         else "",
         "A dash: not run." if _gaps(own) else "",

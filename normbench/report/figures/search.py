@@ -24,7 +24,7 @@ from normbench.report.tables import cell_text, natural
 FEW = 8  # values of a number: as many or fewer stand side by side, as typed; more lie on an axis
 BINS = 6  # of an axis, for the best of each
 NARROWEST = 0.05  # of the y axis
-DECADE = 10.0  # largest over smallest value from which on an axis is logarithmic
+CROWDED = 0.2  # an axis is logarithmic if half of the values lie in this part of it, next to zero
 COLUMNS, PANEL = 3, 1.35  # panels side by side; inches
 PITCH = NAME + PANEL + TICKS + XLABEL + BETWEEN
 MOST_SHARES = 4  # norms whose shares stand over a panel; the data have them all
@@ -43,7 +43,7 @@ class Knob:
 
     @property
     def log(self) -> bool:
-        return not self.listed and self.values[0] > 0 and self.values[-1] / self.values[0] >= DECADE
+        return not self.listed and self.values[0] > 0 and float(np.median(self.values)) < CROWDED * self.values[-1]
 
     def at(self, values: pd.Series) -> np.ndarray:
         """Listed values by their number, others as they are."""
@@ -110,7 +110,7 @@ def _facets(table: pd.DataFrame, keys: Sequence[str]) -> list["Facet"]:
 
 def _with_shares(part: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     part = part.copy()
-    for norm, own in part.groupby("norm"):
+    for _, own in part.groupby("norm"):
         whole = [key for key in keys if own[key].notna().all()]
         for one in search.importance(own, whole, "val_acc_mean").to_dict("records"):
             part.loc[own.index, f"share.{one['setting']}"] = one["adjusted"]
@@ -119,22 +119,22 @@ def _with_shares(part: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def _table(study: Study) -> tuple[pd.DataFrame, list[str]]:
     """One row a setting, with its mean score over seeds; and which numbers varied."""
-    if not study.arms:
+    runs = reported.tuning(study)
+    if not len(runs):
         return pd.DataFrame(), []
-    setting = tables.settings(study.used)
+    setting = tables.settings(study.used).loc[runs.index]
     keys = [str(key) for key in setting if _is_number(setting[key])]
     words = [str(key) for key in setting if key not in keys and key != "norm"]
     several = [key for key in words if setting[key].nunique() > 1]
-    runs = pd.concat([arm.runs[["run_id", "seed", "state", "score"]] for arm in study.arms])
     rows = []
-    for cell, part in runs.groupby([setting.loc[runs.index, key] for key in setting], sort=False):
+    for cell, part in runs.groupby([setting[key] for key in setting], sort=False):
         values = dict(zip(map(str, setting), cell, strict=True))
         scores = part["score"].astype(float)
-        if np.isfinite(scores).all():
+        if np.isfinite(scores.to_numpy()).all():
             lost = int((part["state"] == "diverged").sum())
             facet = ", ".join(f"{key}={cell_text(values[key])}" for key in several if values[key] != "")
-            numbers = {key: float(values[key]) if values[key] != "" else np.nan for key in keys}
-            order = natural([*(values[key] for key in several), values["norm"], *numbers.values()])
+            numbers = {key: np.nan if values[key] == "" else values[key] for key in keys}
+            order = natural(values[key] for key in (*several, "norm", *keys))
             mean = stats.mean(sorted(scores)).estimate
             rows.append({"order": order, "facet": facet, "norm": str(values["norm"]), **numbers, "n": len(part),
                          "n_diverged": lost, "val_acc_mean": mean})  # fmt: skip
@@ -157,8 +157,13 @@ Facet = tuple[str, pd.DataFrame, list[Knob]]
 
 
 def _height(facet: Facet) -> float:
-    lines = -(-len(facet[2]) // COLUMNS)
+    lines = -(-len(facet[2]) // _columns([facet]))
     return LINE * len(_title(facet)) + lines * PITCH
+
+
+def _columns(page: Sequence["Facet"]) -> int:
+    most = max(len(knobs) for *_, knobs in page)
+    return 2 if most in (2, 4) else min(most, COLUMNS)
 
 
 def _title(facet: Facet) -> list[str]:
@@ -181,9 +186,9 @@ def _figure(page: Sequence[Facet], limits: tuple[float, float], looks: Mapping[s
     legend = legend_height(samples, LEFT) + 0.04
     sheet = Sheet(legend + 0.16 + sum(map(_height, page)))
     sheet.legend(LEFT, 0, samples)
-    sheet.text(LEFT - 0.3, legend, "Validation accuracy")
+    sheet.text(LEFT, legend, "Validation accuracy")
     top = legend + 0.14
-    columns = max(min(COLUMNS, len(knobs)) for *_, knobs in page)
+    columns = _columns(page)
     width = (WIDTH - LEFT - RIGHT - (columns - 1) * GUTTER) / columns
     for facet in page:
         for number, line in enumerate(_title(facet)):
@@ -217,9 +222,10 @@ def _panel(axis: Axes, part: pd.DataFrame, knob: Knob, limits: tuple[float, floa
         shift = (number - (len(norms) - 1) / 2) * 0.6 / len(norms) if knob.listed else 0.0
         x, y = knob.at(own[knob.key]), own["val_acc_mean"].to_numpy(float)
         lost = own["n_diverged"].to_numpy(int) > 0
-        look = _look(norm, looks) | {"linestyle": "none", "clip_on": False}
+        look: dict[str, Any] = _look(norm, looks) | {"linestyle": "none", "clip_on": False}
         axis.plot(x[~lost] + shift, np.maximum(y[~lost], low), **look, alpha=0.6, zorder=3, label=norm)
-        axis.plot(x[lost] + shift, np.maximum(y[lost], low), **look | {"marker": "x"}, zorder=3, label="_diverged")
+        look["marker"] = "x"
+        axis.plot(x[lost] + shift, np.maximum(y[lost], low), **look, zorder=3, label="_diverged")
         axis.stairs(_best(knob, x, y), knob.edges, baseline=None, color=looks[norm][0], linewidth=1.2, zorder=2)
         share = own.get(f"share.{knob.key}", pd.Series([np.nan])).iloc[0]
         shares += [f"{norm} {max(100 * share, 0):.0f} %"] if np.isfinite(share) else []

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import matplotlib
 import pandas as pd
 
-from normbench.report import reported
 from normbench.report.captions import scope
 from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.heatmap import Cell, Heatmap, blocks, words
@@ -34,11 +33,9 @@ def draw(study: Study) -> list[Drawn]:
         cells = {
             (str(one["row"]), str(one["lr"])): _cell(one["n_finished"], one["n"]) for one in part.to_dict("records")
         }
-        columns = list(dict.fromkeys(part.sort_values("at", kind="stable")["lr"]))
-        label = "Learning rate"
-        maps += blocks(
-            Heatmap(str(title), "Runs finished", list(dict.fromkeys(part["row"])), columns, cells, CELL, label)
-        )
+        columns = _columns(sorted(set(part["at"])), binned)
+        rows = list(dict.fromkeys(part["row"]))
+        maps += blocks(Heatmap(str(title), "Runs finished", rows, columns, cells, CELL, xlabel="Learning rate"))
     with matplotlib.rc_context(RC):
         pages = flow(maps)
     found = []
@@ -51,22 +48,32 @@ def draw(study: Study) -> list[Drawn]:
 def _table(study: Study) -> tuple[pd.DataFrame, bool]:
     """One row a cell: where it is, how many runs it has and how many of them finished. And whether rates are binned."""
     rows = [key for key in study.keys if key.partition(".")[0] in ("norm", "clip")]
-    rest = [key for key in study.keys if key not in rows]
+    rest = [key for key in study.keys if key not in rows and not key.startswith("optimizer.")]
     several = [key for key in rest if len({str(arm.setting[key]) for arm in study.arms}) > 1]
     full = pd.concat([arm.runs.assign(arm=number) for number, arm in enumerate(study.arms)])
     binned = bool(full.groupby("optimizer")["lr"].nunique().max() > MOST_RATES)
     full["at"] = [_half_decade(lr) if binned else lr for lr in full["lr"]]
+    lost: dict[tuple, list[bool]] = {}
+    for number, at, state in zip(full["arm"], full["at"], full["state"], strict=True):
+        setting = study.arms[number].setting
+        lost.setdefault((*(setting[key] for key in (*rest, *rows)), float(at)), []).append(state == "diverged")
     found = []
-    for (number, at), part in full.groupby(["arm", "at"]):
-        setting = study.arms[int(number)].setting  # type: ignore[arg-type]
-        title = ", ".join(words(setting, several, "")) if several else ""
-        order = (natural(setting[key] for key in rest), natural(setting[key] for key in rows), at)
-        lost = int((part["state"] == "diverged").sum())
+    for cell in sorted(lost, key=natural):
+        setting, at = dict(zip((*rest, *rows), cell[:-1], strict=True)), cell[-1]
         found.append(
-            {"order": order, "facet": title, "row": " ".join(words(setting, rows, "norm")), "at": at,
-             "lr": _label(float(at), binned), "n": len(part), "n_finished": len(part) - lost}
+            {"facet": ", ".join(words(setting, several, "")), "row": ", ".join(words(setting, rows, "norm")), "at": at,
+             "lr": _label(at, binned), "n": len(lost[cell]), "n_finished": len(lost[cell]) - sum(lost[cell])}
         )  # fmt: skip
-    return pd.DataFrame(sorted(found, key=lambda one: one["order"])).drop(columns="order"), binned
+    return pd.DataFrame(found), binned
+
+
+def _columns(at: Sequence[float], binned: bool) -> list[str]:
+    """The rates as labels; half decades without a gap, also where nothing was run."""
+    finite = [value for value in at if value > -math.inf]
+    if binned and finite:
+        between = [finite[0] + 0.5 * n for n in range(int(2 * (finite[-1] - finite[0])) + 1)]
+        at = [value for value in at if value == -math.inf] + between
+    return [_label(value, binned) for value in at]
 
 
 def _half_decade(lr: float) -> float:
@@ -76,7 +83,11 @@ def _half_decade(lr: float) -> float:
 def _label(at: float, binned: bool) -> str:
     if at in (0.0, -math.inf) and not (binned and at == 0.0):
         return "none"  # an optimizer without a learning rate
-    return f"{10**at:.1g}–\n{10 ** (at + 0.5):.1g}" if binned else cell_text(at)
+    return f"{_short(at)}–\n{_short(at + 0.5)}" if binned else cell_text(at)
+
+
+def _short(exponent: float) -> str:
+    return f"{float(f'{10**exponent:.1g}'):g}"  # 0.3, 1, 3, 10
 
 
 def _cell(finished: int, n: int) -> Cell:
@@ -87,10 +98,13 @@ def _cell(finished: int, n: int) -> Cell:
 def _caption(study: Study, own: pd.DataFrame, binned: bool) -> str:
     counts: Sequence[int] = own["n"].tolist()
     lost = int((own["n"] - own["n_finished"]).sum())
+    other = [key for key in study.keys if key.startswith("optimizer.")]
+    several = f"{min(counts)}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    differ = ["seed", *(["learning rate"] if binned else []), *other]
     parts = [
         "Runs that finished, of all that were run, for each norm and clipping rule (rows) and learning rate (columns"
-        + (", half decades)" if binned else ")")
-        + f"; {'runs' if binned else reported.seeds(counts)} {'differ in seed and rate' if binned else 'a cell'}.",
+        + (", half decades)." if binned else ").")
+        + f" {several} {'run' if several == '1' else 'runs'} a cell, which differ in {', '.join(differ)}.",
         f"Hatched: some diverged ({lost} of {sum(counts)} runs), the darker the more.",
         scope(study.used),
         "Runs that failed or were interrupted are not counted. A dash: not run.",

@@ -45,7 +45,7 @@ def draw(study: Study) -> list[Drawn]:
     Raises:
         NotDrawn: no arm has FEWEST settings with a score for every seed, or there are too many facets.
     """
-    runs = _tuning_runs(study)
+    runs = reported.tuning(study)
     setting = tables.settings(study.used).loc[runs.index] if len(runs) else pd.DataFrame()
     tuned = [str(key) for key in setting if str(key).startswith(TUNED)]
     facets = reported.facets(study, runs, without=tuned)
@@ -72,18 +72,10 @@ def draw(study: Study) -> list[Drawn]:
         ]
 
 
-def _tuning_runs(study: Study) -> pd.DataFrame:
-    """The runs that choose settings, scored."""
-    if not study.arms:
-        return study.used
-    runs = pd.concat([arm.runs for arm in study.arms])
-    chosen = study.options.tune_seeds
-    return runs if chosen is None else runs[runs["seed"].astype(int).isin(chosen)]
-
-
 def _tried(runs: pd.DataFrame, tuned: pd.DataFrame) -> Tried:
-    keys = [tuned.loc[runs.index, key] for key in tuned] or [runs["optimizer"]]
-    groups = [part["score"].astype(float) for _, part in runs.groupby(keys, sort=False)]
+    own = tuned.loc[runs.index]
+    keys = [own[key] for key in own] or [runs["optimizer"]]
+    groups = [part["score"].to_numpy(float) for _, part in runs.groupby(keys, sort=False)]
     seeds = runs["seed"].nunique()
     full = [scores for scores in groups if len(scores) == seeds and np.isfinite(scores).all()]
     means = sorted(stats.mean(sorted(scores)).estimate for scores in full)
@@ -93,7 +85,7 @@ def _tried(runs: pd.DataFrame, tuned: pd.DataFrame) -> Tried:
 def _panel(axis: Axes, row: Row, tried: Mapping[Line, Tried], looks: multiples.Looks) -> Mapping[Line, panels.Points]:
     most = max(len(found.scores) for found in tried.values())
     values = np.concatenate([found.best[1] for found in tried.values()])  # every panel has the same axes
-    low, high = float(np.quantile(values, 0.05)), float(values.max())
+    low, high = float(values.min()), float(values.max())
     room = max(NARROWEST - (high - low), 0.0) / 2 + 0.06 * (high - low)
     axis.set_ylim(max(low - room, -0.01), min(high + room, 1.01))
     axis.set_xscale("log")
@@ -113,8 +105,8 @@ def _panel(axis: Axes, row: Row, tried: Mapping[Line, Tried], looks: multiples.L
 
 def _data(page: Sequence[Row], tried: Mapping[Line, Tried]) -> pd.DataFrame:
     rows = [
-        {"facet": row.title, "norm": line.norm, "optimizer": line.optimizer, "configs": n, "of": len(tried[line].scores),
-         "seeds": tried[line].seeds, "expected_best_val_acc": best}
+        {"facet": row.title, "norm": line.norm, "optimizer": line.optimizer, "configs": n,
+         "of": len(tried[line].scores),         "seeds": tried[line].seeds, "expected_best_val_acc": best}
         for row in page for line in row.lines
         for n, best in enumerate(tried[line].best[1].tolist(), 1)
     ]  # fmt: skip
