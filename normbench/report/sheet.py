@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from normbench.report.figures import NotDrawn
 from normbench.report.style import WIDTH, text_width
 
 TALLEST = 8.4  # inches: with its caption a figure still fits on a page
@@ -104,6 +105,10 @@ def flow(blocks: Sequence[Block]) -> list[tuple[Sheet, list[Block]]]:
             top = 0.0
         pages[-1] += [(block, pitch * number, top) for number, block in enumerate(line)]
         top += height + BELOW
+    if len(pages) > MOST_FIGURES:
+        raise NotDrawn(
+            f"needs at most {MOST_FIGURES} pages for what varies, found {len(pages)}; give folders with fewer settings"
+        )
     found = []
     for page in pages:
         sheet = Sheet(max(top + block.height for block, _, top in page) + 0.04)

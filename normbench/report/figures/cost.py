@@ -48,13 +48,13 @@ def _table(study: Study) -> pd.DataFrame:
     names = {id(arm): _name(study, arm) for arm in study.arms}
     order = list(dict.fromkeys(names.values()))
     base = {names[id(c.baseline)]: names[id(c.baseline)] for c in study.contrasts}
-    base |= {names[id(c.variant)]: names[id(c.baseline)] for c in study.contrasts if c.key != "optimizer"}
+    base |= {names[id(c.variant)]: names[id(c.baseline)] for c in study.contrasts}
     rows = [_timed(arm).assign(arm=names[id(arm)]) for arm in study.arms]
     table = pd.concat(rows) if rows else pd.DataFrame()
     if not len(table):
         return table
     units = {name: stats.median(part["s_per_step"]).estimate for name, part in table.groupby("arm")}
-    table["baseline"] = table["arm"].map(base).fillna("")
+    table["baseline"] = [base.get(name, "") for name in table["arm"]]
     table["relative_s_per_step"] = table["s_per_step"] / table["baseline"].map(units).astype(float)
     # what is compared stands together
     place = {name: (order.index(base.get(name, name)), order.index(name)) for name in order}

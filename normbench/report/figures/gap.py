@@ -51,7 +51,7 @@ def _gaps(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     own = metrics[metrics["run_id"].isin(runs["run_id"])]
     train, val = (own[name].astype(float) for name in ("train_eval_acc", "val_acc"))
     table = own.assign(gap=train - val)
-    return table.loc[np.isfinite(table["gap"]), COLUMNS]
+    return table.loc[np.isfinite(table["gap"]), COLUMNS].sort_values(["run_id", "step"])
 
 
 def _panel(axis: Axes, row: Row, curves: panels.Curves, runs: pd.DataFrame) -> Mapping[Line, panels.Points]:

@@ -41,7 +41,7 @@ def draw(study: Study) -> list[Drawn]:
     """
     runs = reported.runs(study)
     own = study.metrics[study.metrics["run_id"].isin(runs["run_id"])]
-    table = own.loc[np.isfinite(own["grad_norm_mean"].astype(float)), COLUMNS]
+    table = own.loc[np.isfinite(own["grad_norm_mean"].astype(float)), COLUMNS].sort_values(["run_id", "step"])
     if not len(table):
         raise NotDrawn("needs grad_norm_mean, the gradient norm before clipping, found none")
     looks, dashes = norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"])
