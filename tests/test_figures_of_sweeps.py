@@ -354,6 +354,12 @@ def everything(key, root, **options):
     return drawn(key, root, **options, **made)
 
 
+def tick_labels(axis, limits):
+    """Those that are drawn: matplotlib keeps some beyond the axis' ends."""
+    ticks = zip(axis.get_major_ticks(), axis.get_majorticklocs(), strict=False)
+    return [tick.label1 for tick, at in ticks if min(limits) <= at <= max(limits)]
+
+
 def check_texts(figure):
     """No text leaves the figure, and no two labels of an axis, nor a title and a panel's name, overlap."""
     canvas = FigureCanvasAgg(figure)
@@ -361,7 +367,8 @@ def check_texts(figure):
     renderer, (width, height) = canvas.get_renderer(), figure.get_size_inches() * figure.dpi
     groups = [[*figure.texts, *figure.legends, *(axis.yaxis.label for axis in figure.axes)]]
     for axis in figure.axes:
-        groups += [axis.get_xticklabels(), axis.get_yticklabels(), axis.texts, [axis.xaxis.label]]
+        groups += [tick_labels(axis.xaxis, axis.get_xlim()), tick_labels(axis.yaxis, axis.get_ylim())]
+        groups += [axis.texts, [axis.xaxis.label]]
     for group in groups:
         boxes = [one.get_window_extent(renderer) for one in group if one.get_visible()]
         boxes = [box for box in boxes if box.width > 0]
