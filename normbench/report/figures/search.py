@@ -1,65 +1,26 @@
 """`search`: which knob matters? The final validation accuracy of every setting against each number that varied."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import reported, search, stats, tables
 from normbench.report.captions import scope
 from normbench.report.facets import norm_chunks
 from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.knobs import MOST_SHARES, Knob, look, panel
 from normbench.report.multiples import BETWEEN, GUTTER, LEFT, NAME, RIGHT, TICKS, XLABEL
 from normbench.report.sheet import LINE, MOST_FIGURES, TALLEST, Sheet, legend_height, page_names, wrapped
 from normbench.report.study import Study
-from normbench.report.style import HOLLOW, RC, WIDTH, norm_looks, text_width
+from normbench.report.style import RC, WIDTH, norm_looks
 from normbench.report.tables import cell_text, natural
 
-FEW = 8  # values of a number: as many or fewer stand side by side, as typed; more lie on an axis
-BINS = 6  # of an axis, for the best of each
 NARROWEST = 0.05  # of the y axis
-CROWDED = 0.2  # an axis is logarithmic if half of the values lie in this part of it, next to zero
 COLUMNS, PANEL = 3, 1.35  # panels side by side; inches
 PITCH = NAME + PANEL + TICKS + XLABEL + BETWEEN
-MOST_SHARES = 4  # norms whose shares stand over a panel; the data have them all
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A number that varied, and where its values lie on the panel's x axis."""
-
-    key: str
-    values: tuple[float, ...]
-
-    @property
-    def listed(self) -> bool:
-        return len(self.values) <= FEW
-
-    @property
-    def log(self) -> bool:
-        return not self.listed and self.values[0] > 0 and float(np.median(self.values)) < CROWDED * self.values[-1]
-
-    def at(self, values: pd.Series) -> np.ndarray:
-        """Listed values by their number, others as they are."""
-        return (
-            np.searchsorted(self.values, values.to_numpy(float)).astype(float)
-            if self.listed
-            else values.to_numpy(float)
-        )
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Of the bins in which the best is shown."""
-        if self.listed:
-            return np.arange(len(self.values) + 1) - 0.5
-        space = np.geomspace if self.log else np.linspace
-        return space(self.values[0], self.values[-1], BINS + 1)
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -182,7 +143,7 @@ def _pages(facets: Sequence[Facet]) -> list[list[Facet]]:
 
 def _figure(page: Sequence[Facet], limits: tuple[float, float], looks: Mapping[str, tuple[str, str]]) -> Figure:
     norms = sorted({norm for _, part, _ in page for norm in part["norm"]}, key=lambda norm: natural([norm]))
-    samples = {norm: _look(norm, looks) | {"linewidth": 1.2} for norm in norms}
+    samples = {norm: look(norm, looks) | {"linewidth": 1.2} for norm in norms}
     legend = legend_height(samples, LEFT) + 0.04
     sheet = Sheet(legend + 0.16 + sum(map(_height, page)))
     sheet.legend(LEFT, 0, samples)
@@ -197,68 +158,9 @@ def _figure(page: Sequence[Facet], limits: tuple[float, float], looks: Mapping[s
         for number, knob in enumerate(facet[2]):
             down, along = divmod(number, columns)
             axis = sheet.axes(LEFT + along * (width + GUTTER), start + down * PITCH, width, PANEL)
-            _panel(axis, facet[1], knob, limits, looks)
+            panel(axis, facet[1], knob, limits, looks)
         top += _height(facet)
     return sheet.figure
-
-
-def _look(norm: str, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    color, marker = looks[norm]
-    face = "white" if norm in HOLLOW else color
-    return {"color": color, "marker": marker, "markersize": 3.2, "markerfacecolor": face, "markeredgewidth": 0.6}
-
-
-def _panel(axis: Axes, part: pd.DataFrame, knob: Knob, limits: tuple[float, float], looks: Mapping) -> None:
-    low, high = limits
-    axis.set_ylim(low, high)
-    axis.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    _x_axis(axis, knob)
-    norms = sorted(set(part["norm"]), key=lambda norm: natural([norm]))
-    shares = []
-    for number, norm in enumerate(norms):
-        own = part[(part["norm"] == norm) & part[knob.key].notna()]
-        if not len(own):
-            continue
-        shift = (number - (len(norms) - 1) / 2) * 0.6 / len(norms) if knob.listed else 0.0
-        x, y = knob.at(own[knob.key]), own["val_acc_mean"].to_numpy(float)
-        lost = own["n_diverged"].to_numpy(int) > 0
-        look: dict[str, Any] = _look(norm, looks) | {"linestyle": "none", "clip_on": False}
-        axis.plot(x[~lost] + shift, np.maximum(y[~lost], low), **look, alpha=0.6, zorder=3, label=norm)
-        look["marker"] = "x"
-        axis.plot(x[lost] + shift, np.maximum(y[lost], low), **look, zorder=3, label="_diverged")
-        axis.stairs(_best(knob, x, y), knob.edges, baseline=None, color=looks[norm][0], linewidth=1.2, zorder=2)
-        share = own.get(f"share.{knob.key}", pd.Series([np.nan])).iloc[0]
-        shares += [f"{norm} {max(100 * share, 0):.0f} %"] if np.isfinite(share) else []
-    if shares and len(norms) <= MOST_SHARES:
-        axis.text(1, 1.03, ", ".join(shares), transform=axis.transAxes, ha="right", va="bottom", fontsize=7)
-
-
-def _best(knob: Knob, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The highest score in each bin, NaN where it is empty."""
-    bins = np.clip(np.searchsorted(knob.edges, x, side="right") - 1, 0, len(knob.edges) - 2)
-    return np.array([y[bins == i].max() if (bins == i).any() else np.nan for i in range(len(knob.edges) - 1)])
-
-
-def _x_axis(axis: Axes, knob: Knob) -> None:
-    axis.set_xlabel(knob.key + (" (log)" if knob.log else ""), labelpad=2)
-    axis.xaxis.set_minor_locator(ticker.NullLocator())
-    if knob.listed:
-        texts = [cell_text(value) for value in knob.values]
-        wide = max(text_width(text, 7) for text in texts) + 0.06
-        every = max(1, int(np.ceil(wide * len(texts) / (axis.get_position().width * WIDTH))))
-        axis.set_xlim(-0.6, len(texts) - 0.4)
-        axis.set_xticks(range(0, len(texts), every), texts[::every])
-        return
-    first, last = knob.values[0], knob.values[-1]
-    if knob.log:
-        axis.set_xscale("log")
-        axis.set_xlim(first / (last / first) ** 0.04, last * (last / first) ** 0.04)
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if last / first > 50 else (1, 2, 5), numticks=5))
-    else:
-        axis.set_xlim(first - 0.04 * (last - first), last + 0.04 * (last - first))
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
