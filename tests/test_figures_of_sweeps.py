@@ -184,7 +184,7 @@ def test_tuning_budget_draws_the_expected_best(tmp_path):
     assert np.array(found["bn, adam"]) == pytest.approx(np.array([[1, 0.7], [2, 0.8], [3, 0.85], [4, 0.88], [5, 0.9]]))
     assert len(found["none, adam"]) == 6  # each ends at the number that was tried
     assert "from the 5 to 6 that were tried (optimizer.lr)" in figure.caption
-    assert "1 arms with fewer than 5" in figure.caption
+    assert "Not shown: 1 arm with fewer than 5" in figure.caption
 
 
 def test_tuning_budget_scores_a_diverged_run_as_guessing_and_means_over_seeds(tmp_path):
@@ -239,8 +239,8 @@ def test_search_marks_diverged_settings_on_the_lower_edge(tmp_path):
     (figure,) = drawn("search", tmp_path)
     axis = figure.figure.axes[0]
     assert lines(axis, hidden=True)["_diverged"] == [[2, pytest.approx(axis.get_ylim()[0])]]
-    assert "Crosses: 1 settings" in figure.caption
-    assert "1 settings lie below the axis" in figure.caption
+    assert "Crosses: 1 setting with" in figure.caption
+    assert "On the lower edge: 1 setting below" in figure.caption
 
 
 def test_search_needs_two_numbers_that_vary(tmp_path):
@@ -330,6 +330,7 @@ def test_cost_is_per_run_and_relative_to_the_baselines_median(tmp_path):
     assert [sorted(map(float, xs)) for xs in dots] == [pytest.approx([0.5, 1, 2]), pytest.approx([1.5, 1.5, 1.5])]
     assert "Baseline: none." in figure.caption
     assert "3 a row" in figure.caption
+    assert "On cpu, 1 thread." in figure.caption
 
 
 def test_cost_of_one_arm_is_relative_to_nothing(tmp_path):

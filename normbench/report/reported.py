@@ -55,4 +55,9 @@ def left_out(study: Study) -> str:
 def seeds(counts: Collection[int]) -> str:
     """As in "3 seeds" or "2 to 5 seeds"."""
     low, high = min(counts), max(counts)
-    return f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
+    return several(high, "seed") if low == high else f"{low} to {high} seeds"
+
+
+def several(count: int, noun: str) -> str:
+    """As in "1 seed", "3 seeds"."""
+    return f"{count} {noun}{'s' * (count != 1)}"

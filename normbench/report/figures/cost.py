@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from normbench.report import stats
+from normbench.report import reported, stats
 from normbench.report.captions import scope
 from normbench.report.facets import even
 from normbench.report.figures import Drawn, NotDrawn
@@ -152,8 +152,8 @@ def _caption(study: Study, own: pd.DataFrame) -> str:
     counts = [len(part) for _, part in own.groupby("arm")]
     bases = sorted(set(own["baseline"]) - {""})
     n = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    machines = [f"{part} threads" if key == "threads" else str(part)
-                for key in ("device", "threads") for part in sorted(set(used[key].dropna()))]  # fmt: skip
+    machines = [str(device) for device in sorted(set(used["device"].dropna()))]
+    machines += [reported.several(int(threads), "thread") for threads in sorted(set(used["threads"].dropna()))]
     parts = [
         "Examples per second of training"
         + (" (left) and seconds per step over the median of the baseline's (right)" if bases else "")

@@ -183,7 +183,7 @@ def _caption(study: Study, page: Sequence[Facet], own: pd.DataFrame, low: float)
         if shares
         else "",
         scope(study.used),
-        f"Crosses: {lost} settings with a diverged run, which counts as guessing." if lost else "",
-        f"{below} settings lie below the axis and stand on its lower edge." if below else "",
+        f"Crosses: {reported.several(lost, 'setting')} with a diverged run, which counts as guessing." if lost else "",
+        f"On the lower edge: {reported.several(below, 'setting')} below the axis." if below else "",
     ]
     return " ".join(part for part in parts if part)

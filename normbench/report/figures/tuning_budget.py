@@ -128,7 +128,7 @@ def _caption(
         "replacement, hence unbiased; no band is drawn; lines end at the number that was tried.",
         scope(own),
         f"{lost} diverged {'run counts' if lost == 1 else 'runs count'} as guessing." if lost else "",
-        f"{unfinished} settings lack a run for some seed and are left out." if unfinished else "",
-        f"{few} arms with fewer than {FEWEST} settings are not shown." if few else "",
+        f"Left out: {reported.several(unfinished, 'setting')} without a run for some seed." if unfinished else "",
+        f"Not shown: {reported.several(few, 'arm')} with fewer than {FEWEST} settings." if few else "",
     ]
     return " ".join(part for part in parts if part)
