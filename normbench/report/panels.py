@@ -97,6 +97,26 @@ def log_ticks(axis: Axes) -> None:
     axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
+def plain_log_ticks(axis: Axes, which: str, fewest: int = 4, most: int = 9) -> None:
+    """Between `fewest` and `most` round numbers on the log axis `which`, x or y, as far as its range allows."""
+    one = axis.xaxis if which == "x" else axis.yaxis
+    low, high = sorted(axis.get_xlim() if which == "x" else axis.get_ylim())
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [k / 10 for k in range(10, 100, 5)]):
+        found = [s * 10.0**d for d in decades for s in subs if low <= s * 10.0**d <= high]
+        if len(found) > most and ticks:
+            break
+        ticks = found
+        if len(ticks) >= fewest:
+            break
+    if len(ticks) < 3:
+        ticks = [t for t in ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
+    one.set_major_locator(ticker.FixedLocator(ticks[:: math.ceil(len(ticks) / most)]))
+    one.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
+    one.set_minor_locator(ticker.NullLocator())
+
+
 def draw(axis: Axes, row: Row, curves: Curves) -> dict[Line, Points]:
     """Draw the row's lines into `axis`, whose limits are set; gives the mean of each that has one to its end."""
     ends = {}

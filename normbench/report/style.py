@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 WIDTH = 6.75  # inches: the text width of a two-column paper
+COLUMN = 3.25  # and one of its columns
 FORMATS = ("svg", "png", "pdf")
 
 # (colour, marker): Okabe and Ito's colours, readable with any colour vision, then Tol's. Fixed for ever, so that a
@@ -72,6 +73,11 @@ def text_width(text: str, size: float = 8, weight: str = "normal") -> float:
     """How wide a line of text is at most, in inches; what draws it rounds each letter, by up to 3 % together."""
     font = FontProperties(family=RC["font.family"], size=size, weight=weight)
     return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72 * 1.03
+
+
+def text_color(color: str) -> str:
+    """The colour for text that belongs to a line of this colour: black where that could not be read on white."""
+    return "#000000" if color in PALE else color
 
 
 def mean_look(norm: str, looks: Mapping[str, tuple[str, str]], dash: Any = "-") -> dict[str, Any]:

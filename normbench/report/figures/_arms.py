@@ -1,0 +1,127 @@
+"""What several figures draw of arms: their looks, their place, and what a caption says of their tuning. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from normbench.report import captions, facets, tables
+from normbench.report.study import Arm, Contrast, Setting, Study
+from normbench.report.style import HOLLOW, norm_looks
+
+UNITS = {"step": "Optimizer steps", "examples": "Training examples", "train_s": "Seconds of training"}
+HOW = {
+    "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
+    "same seeds": "chosen on the very seeds that are shown, which flatters it",
+}  # fmt: skip
+STRIP = 0.11  # inches; a line of the numbers above a panel
+Group = tuple[str, list[tuple[str, list[Arm]]]]  # title of a panel, and each of its lines with its arms
+
+
+def dot(study: Study, arm: Arm) -> dict[str, Any]:
+    """How a mark of this arm looks."""
+    color, marker = norm_looks(study.used["norm"])[arm.norm]
+    hollow = arm.norm in HOLLOW
+    # a white edge keeps marks apart that lie on each other
+    face = {"markerfacecolor": "white", "markeredgewidth": 0.9} if hollow else {"markeredgecolor": "white"}
+    size = 7.0 if marker == "*" else 4.4
+    return {"color": color, "marker": marker, "linestyle": "none", "markersize": size, "markeredgewidth": 0.4} | face
+
+
+def words(setting: Mapping[str, Any]) -> str:
+    """A setting as one would type it, without keys that do not apply."""
+    return ", ".join(f"{key}={tables.cell_text(value)}" for key, value in setting.items() if value != "")
+
+
+def groups(study: Study, arms: Sequence[Arm], along: Sequence[str], apart: Sequence[str] = ()) -> list[Group]:
+    """Panels of lines. `along`: the keys that the x axis runs over; `apart`: what is not told by dashes but by panels.
+
+    An arm belongs to the line of the arms that differ in nothing but `along`.
+    """
+    lines: dict[tuple, list[Arm]] = {}
+    for arm in arms:
+        lines.setdefault(tuple(str(v) for k, v in arm.setting.items() if k not in along), []).append(arm)
+    firsts = [line[0] for line in lines.values()]
+    made = [list(line) for line in lines.values()]
+    varied = [k for k in study.keys if k not in along and len({str(a.setting[k]) for a in firsts}) > 1]
+    setting = pd.DataFrame([{k: a.setting[k] for k in varied} for a in firsts], range(len(firsts)), varied, object)
+    frame = pd.DataFrame(
+        {"run_id": map(str, range(len(firsts))), "seed": 0, "norm": [a.norm for a in firsts],
+         "optimizer": [a.optimizer for a in firsts]}
+    )  # fmt: skip
+    found: list[Group] = []
+    parts = setting[list(apart)].apply(tuple, axis=1) if set(apart) <= set(varied) else None
+    for part in [None] if parts is None else sorted(set(parts), key=tables.natural):
+        kept = frame if parts is None else frame[parts == part]
+        said = "" if part is None else words(dict(zip(apart, part, strict=True)))
+        rest = setting.loc[kept.index].drop(columns=[] if part is None else list(apart))
+        for row in facets.rows(kept, rest):
+            title = ", ".join(text for text in (said, row.title) if text)
+            inside = [made[int(i)] for line in row.lines for i in line.run_ids]
+            found.append((title, [(_line_name(study, line[0]), line) for line in inside]))
+    return found
+
+
+def _line_name(study: Study, arm: Arm) -> str:
+    """By norm, and by optimizer where there are several."""
+    return arm.norm if study.used["optimizer"].nunique() == 1 else f"{arm.norm}, {arm.optimizer}"
+
+
+def arm_name(study: Study, contrast: Contrast, arm: Arm) -> str:
+    """The arm by what it differs in from the other one."""
+    own = [k for k in study.keys if k == contrast.key or k.startswith(f"{contrast.key}.")]
+    if contrast.key in ("norm", "optimizer"):
+        rest = words({k: arm.setting[k] for k in own if k != contrast.key and _varies(study, k)})
+        return ", ".join(text for text in (tables.cell_text(arm.setting[contrast.key]), rest) if text)
+    return words({k: arm.setting[k] for k in own})
+
+
+def _varies(study: Study, key: str) -> bool:
+    return len({str(arm.setting[key]) for arm in study.arms}) > 1
+
+
+def place(where: Setting) -> str:
+    return words(where)
+
+
+def scope(study: Study, arms: Iterable[Arm]) -> str:
+    """Data, model and budget, as far as the arms share them."""
+    ids = [i for arm in arms for i in arm.runs["run_id"]]
+    return captions.scope(study.used[study.used["run_id"].isin(ids)])
+
+
+def tuning(arms: Iterable[Arm], what: str = "Each setting") -> str:
+    """At which learning rate each arm is shown, and on which seeds; "" where there is nothing to choose."""
+    chosen = [arm.selection for arm in arms if arm.selection]
+    counts = sorted({s.n_settings for s in chosen})
+    if not chosen:
+        return ""
+    if counts == [1]:
+        return f"{what} at its one learning rate, not tuned."
+    ways = " or ".join(dict.fromkeys(HOW[s.how] for s in chosen if s.how in HOW))
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{what} at its own best of {n} learning rates by final validation accuracy ({ways})."
+
+
+def seeds(numbers: Iterable[int]) -> str:
+    """As in `seeds 0-4`, `seed 3`, `seeds 1, 5, 9`."""
+    some = sorted(set(numbers))
+    if len(some) > 2 and some[-1] - some[0] == len(some) - 1:
+        return f"seeds {some[0]}-{some[-1]}"
+    return f"seed{'s' * (len(some) != 1)} {', '.join(map(str, some))}"
+
+
+def counted(counts: Iterable[int]) -> str:
+    """`6`, or `3 to 6`."""
+    some = sorted(set(counts))
+    return f"{some[0]}" if len(some) == 1 else f"{some[0]} to {some[-1]}"
+
+
+def strip(axis: Axes, lines: Sequence[tuple[str, Mapping[float, str]]]) -> None:
+    """Above the panel, a line for each (colour, {x: "2/5"}): how many of how many runs diverged there."""
+    for i, (color, counts) in enumerate(reversed(lines)):
+        up = 2.5 + STRIP * 72 * i
+        for x, said in counts.items():
+            axis.annotate(said, (x, 1), (0, up), xycoords=("data", "axes fraction"), textcoords="offset points",
+                          ha="center", va="bottom", fontsize=6.5, color=color, annotation_clip=False)  # fmt: skip

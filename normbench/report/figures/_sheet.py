@@ -1,0 +1,121 @@
+"""Panels on a page, in inches: fixed sizes, headings and row labels that fit, one legend above. Pure."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normbench.report.figures import NotDrawn
+from normbench.report.style import COLUMN, WIDTH, text_width
+
+ENTRY = 0.18  # inches; a line of a legend
+HANDLE = 0.55  # of its line and the space after the text
+LINE = 0.135  # a line of text
+MOST_FIGURES = 10
+T = TypeVar("T")
+
+
+class Sheet:
+    """`count` panels of one size in rows of `columns`, and room for what surrounds each.
+
+    left, right, head, foot: inches around each panel. top: above all of them, for a legend. A single panel is as wide
+    as one column of a paper.
+    """
+
+    def __init__(
+        self, count: int, columns: int, height: float, *, left: float, head: float, foot: float, right: float = 0.12,
+        top: float = 0.0,
+    ):  # fmt: skip
+        columns = min(columns, count)
+        self.width = sheet_width(count, columns)
+        rows = math.ceil(count / columns)
+        cell = self.width / columns
+        self.panel, self.left, self.head = cell - left - right, left, head
+        self.height = top + rows * (head + height + foot)
+        self.figure = Figure(figsize=(self.width, self.height))
+        self.axes: list[Axes] = []
+        for i in range(count):
+            row, column = divmod(i, columns)
+            bottom = self.height - top - row * (head + height + foot) - head - height
+            box = (cell * column + left) / self.width, bottom / self.height, self.panel / self.width
+            self.axes.append(self.figure.add_axes((*box, height / self.height)))
+        self.last = {self.axes[i] for i in range(count) if i + columns >= count}  # nothing below them
+
+    def heading(self, axis: Axes, text: str) -> None:
+        """In bold, at the top of the room above the panel, as wide as its cell."""
+        size = fitted(text, self.panel + self.left - 0.05, "bold")
+        at = (-self.left * 72 + 2, self.head * 72 - 2)
+        box = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        axis.annotate(text, (0, 1), at, va="top", ha="left", weight="bold", fontsize=size, **box)
+
+
+def sheet_width(count: int, columns: int) -> float:
+    return COLUMN if min(count, columns) == 1 else WIDTH
+
+
+def fitted(text: str, inches: float, weight: str = "normal", size: float = 8.0) -> float:
+    """The size in points at which the text, line by line, is at most so wide."""
+    widest = max((text_width(line, size, weight) for line in text.split("\n")), default=0.0)
+    return size if widest <= inches else size * inches / widest
+
+
+def wrapped(text: str, inches: float, most: int = 2, size: float = 8.0, weight: str = "normal") -> str:
+    """The text in as few lines as fit, at most `most` of equal length; `fitted` makes what is still too wide smaller."""
+    if text_width(text, size, weight) <= inches or " " not in text:
+        return text
+    for lines in range(2, most + 1):
+        for letters in range(math.ceil(len(text) / lines), len(text)):
+            parts = textwrap.wrap(text, letters, break_long_words=False, break_on_hyphens=False)
+            if len(parts) <= lines:
+                break
+        else:
+            continue
+        if lines == most or max(text_width(part, size, weight) for part in parts) <= inches:
+            return "\n".join(parts)
+    return text
+
+
+def legend_height(entries: Mapping[str, Any], width: float) -> float:
+    return ENTRY * _grid(entries, width)[0] + 0.06 if entries else 0.0
+
+
+def legend(figure: Figure, entries: Mapping[str, Mapping[str, Any]], left: float = 0.0) -> None:
+    """One legend at the very top, read row by row; `left`: inches from the left edge."""
+    if not entries:
+        return
+    width = figure.get_size_inches()[0]
+    _, columns = _grid(entries, width)
+    handles = [Line2D([], [], **{"label": name, **look}) for name, look in entries.items()]
+    # matplotlib fills column by column, people read row by row
+    handles = [handle for column in range(columns) for handle in handles[column::columns]]
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(left / width, 1.0), ncols=columns, frameon=False,
+        handlelength=2.2, columnspacing=1.2, borderaxespad=0.3, borderpad=0, handletextpad=0.5, labelspacing=0.4,
+    )  # fmt: skip
+
+
+def _grid(entries: Mapping[str, Any], width: float) -> tuple[int, int]:
+    fit = max(1, int((width - 0.1) / (max(map(text_width, entries)) + HANDLE)))
+    rows = math.ceil(len(entries) / fit)
+    return rows, math.ceil(len(entries) / rows)
+
+
+def pages(key: str, items: Sequence[T], most: int, what: str) -> list[tuple[str, list[T]]]:
+    """Name of the figure and its items: as few pages as possible, of sizes as equal as possible."""
+    count = math.ceil(len(items) / most)
+    if count > MOST_FIGURES:
+        raise NotDrawn(
+            f"needs at most {most * MOST_FIGURES} {what}, found {len(items)}; give folders with fewer: "
+            "normbench report FOLDER/..."
+        )
+    bounds = [round(i * len(items) / count) for i in range(count + 1)]
+    return [(page_name(key, i), list(items[bounds[i] : bounds[i + 1]])) for i in range(count)]
+
+
+def page_name(key: str, number: int) -> str:
+    """The name of the figure's page, counted from 0."""
+    return key if number == 0 else f"{key}_{number + 1}"

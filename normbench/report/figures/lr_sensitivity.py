@@ -1,0 +1,208 @@
+"""`lr_sensitivity`: does a norm widen the range of learning rates that work? Final loss against the learning rate."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from normbench.report import panels
+from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
+from normbench.report.search import WITHIN, usable_range
+from normbench.report.selection import scored_loss
+from normbench.report.study import LR, Arm, Study
+from normbench.report.style import RC, mean_look, norm_looks, text_color
+
+HEIGHT, FOOT, LEFT = 1.7, 0.4, 0.42  # inches, around a panel
+COLUMNS, MOST_PANELS = 2, 8  # a page
+FEWEST_RATES = 3
+EXTRA = {
+    "chosen": {"color": "#555555", "linestyle": "none", "marker": "*", "markersize": 9, "markeredgecolor": "white"},
+    "chosen for some seeds": {"color": "#555555", "linestyle": "none", "marker": "*", "markersize": 7,
+                              "markerfacecolor": "white"},
+    "chosen at the edge of what was tried": {"color": "#555555", "linestyle": "none", "marker": "o", "markersize": 8,
+                                             "markerfacecolor": "none", "markeredgewidth": 0.8},
+    "diverged": {"color": "#555555", "linestyle": "none", "marker": "x", "markersize": 4, "markeredgewidth": 1.0},
+}  # fmt: skip
+
+
+def draw(study: Study) -> list[Drawn]:
+    """A panel for each optimizer (and what else varies), a line a norm.
+
+    Raises:
+        NotDrawn: no arm has FEWEST_RATES learning rates.
+    """
+    most = max((len(_rates(arm)) for arm in study.arms), default=0)
+    if most < FEWEST_RATES:
+        raise NotDrawn(f"needs >={FEWEST_RATES} learning rates, found {most}")
+    every = _arms.groups(study, study.arms, (LR,), ("optimizer",))
+    found = [g for g in every if any(len(_rates(arm)) >= FEWEST_RATES for _, line in g[1] for arm in line)]
+    points = {arm_id: _points(study, arm) for arm_id, arm in ((id(arm), arm) for arm in study.arms)}
+    left_out = [title for title, _ in every if title not in {title for title, _ in found}]
+    made = []
+    with rc_context(RC):
+        for name, page in _sheet.pages("lr_sensitivity", found, MOST_PANELS, "panels"):
+            made.append(_page(study, name, page, points, left_out))
+    return made
+
+
+def _rates(arm: Arm) -> list[float]:
+    """Those that a log axis can show."""
+    return sorted({float(lr) for lr in arm.runs["lr"] if lr > 0})
+
+
+def _points(study: Study, arm: Arm) -> pd.DataFrame:
+    """One row a run: its final loss, no worse than before training; a diverged run counts as untrained."""
+    runs = arm.runs[arm.runs["lr"].astype(float) > 0]
+    first = [float(study.rows_of[i].sort_values("step")["val_loss"].iloc[0]) for i in runs["run_id"]]
+    lost = (runs["state"] == "diverged").to_numpy()
+    last = runs["val_loss"].astype(float).where(~lost, math.nan)
+    chosen = Counter((seed, lr) for seed, (lr,) in arm.selection.chosen.items()) if arm.selection else Counter()
+    best = arm.selection.best[0] if arm.selection and arm.selection.n_settings > 1 else math.nan
+    edges = {edge.value for edge in arm.selection.edges} if arm.selection else set()
+    front = {key: [arm.setting[key]] * len(runs) for key in arm.setting}
+    return pd.DataFrame(
+        front
+        | {
+            "lr": runs["lr"].astype(float).to_numpy(), "seed": runs["seed"].astype(int).to_numpy(),
+            "run_id": runs["run_id"].to_numpy(), "state": runs["state"].to_numpy(),
+            "final_val_loss": runs["val_loss"].astype(float).to_numpy(), "init_val_loss": first,
+            "loss": [scored_loss(a, b) for a, b in zip(last, first, strict=True)],
+            "reported": [chosen[int(s), lr] > 0 for s, lr in zip(runs["seed"], runs["lr"], strict=True)],
+            "best_lr": [lr == best for lr in runs["lr"]], "at_edge": [lr in edges for lr in runs["lr"]],
+        }
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def _page(
+    study: Study, name: str, page: Sequence[_arms.Group], points: Mapping[int, pd.DataFrame], left_out: Sequence[str]
+) -> Drawn:
+    looks = norm_looks(study.used["norm"])
+    every = pd.concat([points[id(arm)] for _, lines in page for _, line in lines for arm in line], ignore_index=True)
+    norms = list(dict.fromkeys(arm.norm for _, lines in page for _, line in lines for arm in line))
+    entries: dict[str, Any] = {norm: mean_look(norm, looks) for norm in norms}
+    seen = {
+        "chosen": every["best_lr"].any(), "chosen for some seeds": _some(every).any(),
+        "chosen at the edge of what was tried": every["at_edge"].any(), "diverged": (every["state"] == "diverged").any(),
+    }  # fmt: skip
+    entries |= {text: look for text, look in EXTRA.items() if seen[text]}
+    strips = [_strip(lines, points) for _, lines in page]
+    head = 0.19 * any(title for title, _ in page) + 0.2 + _arms.STRIP * max(map(len, strips))
+    width = _sheet.sheet_width(len(page), COLUMNS)
+    top = _sheet.legend_height(entries, width)
+    sheet = _sheet.Sheet(len(page), COLUMNS, HEIGHT, left=LEFT, head=head, foot=FOOT, top=top)
+    _sheet.legend(sheet.figure, entries)
+    x, y = _limits(every["lr"], 0.06), _limits(every["loss"], 0.07)
+    for axis, (title, lines), strip in zip(sheet.axes, page, strips, strict=True):
+        sheet.heading(axis, title)
+        axis.set(xscale="log", yscale="log", xlim=x, ylim=y)
+        panels.plain_log_ticks(axis, "y")
+        panels.plain_log_ticks(axis, "x", 2, 8)
+        if axis in sheet.last:
+            axis.set_xlabel("Learning rate (log scale)", labelpad=2)
+        axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
+        axis.yaxis.set_label_coords(-0.04, 1.03 + _arms.STRIP * len(strip) / HEIGHT)
+        for _, line in lines:
+            for arm in line:
+                _draw(axis, points[id(arm)], arm.norm, looks)
+        _arms.strip(axis, [(text_color(looks[norm][0]), counts) for norm, counts in strip])
+    return Drawn(name, sheet.figure, _caption(study, page, every, left_out), every)
+
+
+def _some(points: pd.DataFrame) -> pd.Series:
+    return points["reported"] & ~points["best_lr"] & points.groupby("run_id")["best_lr"].transform("any").eq(False)
+
+
+def _strip(lines: Sequence, points: Mapping[int, pd.DataFrame]) -> list[tuple[str, dict[float, str]]]:
+    """For each norm of which runs diverged, at which rates: as in {1.0: "2/5"}."""
+    found = []
+    for _, line in lines:
+        for arm in line:
+            rows = points[id(arm)]
+            bad = rows.assign(bad=rows["state"] == "diverged").groupby("lr")["bad"].agg(["sum", "count"])
+            said = {float(lr): f"{k}/{n}" for lr, k, n in bad.itertuples() if k}
+            found += [(arm.norm, said)] if said else []
+    return found
+
+
+def _limits(values: pd.Series, room: float) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    factor = max((high / low) ** room, 1.05)
+    return low / factor, high * factor
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[str, str]]) -> None:
+    """Dots: runs; line: their mean at each rate; star: the chosen rate."""
+    color = looks[norm][0]
+    for bad, part in rows.groupby(rows["state"] == "diverged"):
+        marker = (
+            {"marker": "x", "markersize": 3.5, "markeredgewidth": 0.9} if bad else {"marker": "o", "markersize": 2.4}
+        )
+        axis.plot(part["lr"], part["loss"], linestyle="none", color=color, alpha=0.55, zorder=2, clip_on=False,
+                  label=f"_{'diverged' if bad else 'runs'} {norm}", **marker)  # fmt: skip
+    mean = rows.groupby("lr")["loss"].mean()
+    axis.plot(mean.index, mean.to_numpy(), **mean_look(norm, looks), zorder=3, label=norm)
+    for lr in sorted(set(rows.loc[rows["reported"] | rows["best_lr"], "lr"])):
+        at = rows[rows["lr"] == lr]
+        best = at["best_lr"].any()
+        if not rows["best_lr"].any():
+            continue  # one rate: nothing was chosen
+        look = EXTRA["chosen" if best else "chosen for some seeds"] | {"color": color}
+        axis.plot(lr, mean[lr], **look, zorder=5, clip_on=False, label=f"_{'chosen' if best else 'some'} {norm}")
+        if at["at_edge"].any():
+            ring = EXTRA["chosen at the edge of what was tried"] | {"color": color, "markersize": 13}
+            axis.plot(lr, mean[lr], **ring, zorder=5, clip_on=False, label=f"_edge {norm}")
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, left_out: Sequence[str]) -> str:
+    arms = list({id(a): a for _, lines in page for _, line in lines for a in line}.values())
+    n = _arms.counted(every.groupby([*study.keys, "lr"]).size())
+    parts = [
+        "Validation loss after the last step against the learning rate, no worse than before training: min(last, "
+        f"initial). Dots: single seeds (n = {n} a rate, {_arms.seeds(every['seed'])}); lines: their mean."
+    ]
+    lost = int((every.drop_duplicates("run_id")["state"] == "diverged").sum())
+    if lost:
+        parts.append(
+            f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the initial loss; they are in the mean, and "
+            "the numbers above each panel say how many of how many, where any did."
+        )
+    if every["best_lr"].any():
+        parts.append("Stars: the rate with the highest mean final validation accuracy over the seeds that choose.")
+    if _some(every).any():
+        parts.append("Open stars: rates that are reported for some seeds, each chosen on the other seeds.")
+    if every["at_edge"].any():
+        wider = sorted({edge.wider for arm in arms if arm.selection for edge in arm.selection.edges})
+        parts.append(
+            f"Rings: the smallest or largest rate tried was chosen, better ones may lie beyond; try {' and '.join(wider)}."
+        )
+    if ranges := _usable(arms):
+        parts.append(
+            f"Usable range, within {100 * WITHIN:g} pp of each seed's best validation accuracy, mean over seeds: {ranges}."
+        )
+    if left_out:
+        parts.append(f"Not drawn, with fewer than {FEWEST_RATES} learning rates: {', '.join(left_out)}.")
+    return " ".join(text for text in (*parts, _arms.scope(study, arms)) if text)
+
+
+def _usable(arms: Sequence[Arm]) -> str:
+    """Decades of learning rate of each norm, where one panel's norms can be told apart by name alone."""
+    if len({arm.norm for arm in arms}) < len(arms):
+        return ""
+    said = []
+    for arm in arms:
+        found = usable_range(arm.runs)
+        if len(found) and len(_rates(arm)) >= FEWEST_RATES and min(arm.runs["lr"].astype(float)) > 0:
+            ends = "at least " * bool((found["at_low"] | found["at_high"]).any())
+            said.append(f"{arm.norm} {ends}{np.mean(found['decades']):.1f} decades")
+    return ", ".join(said)
