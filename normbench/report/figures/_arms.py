@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
-from normbench.report.study import Arm, Contrast, Setting, Study
-from normbench.report.style import HOLLOW, norm_looks
+from normbench.report.study import Arm, Contrast, Study
+from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
 UNITS = {"step": "Optimizer steps", "examples": "Training examples", "train_s": "Seconds of training"}
 HOW = {
@@ -51,7 +51,7 @@ def groups(study: Study, arms: Sequence[Arm], along: Sequence[str], apart: Seque
          "optimizer": [a.optimizer for a in firsts]}
     )  # fmt: skip
     found: list[Group] = []
-    parts = setting[list(apart)].apply(tuple, axis=1) if set(apart) <= set(varied) else None
+    parts = setting[list(apart)].apply(tuple, axis=1) if apart and set(apart) <= set(varied) else None
     for part in [None] if parts is None else sorted(set(parts), key=tables.natural):
         kept = frame if parts is None else frame[parts == part]
         said = "" if part is None else words(dict(zip(apart, part, strict=True)))
@@ -79,10 +79,6 @@ def arm_name(study: Study, contrast: Contrast, arm: Arm) -> str:
 
 def _varies(study: Study, key: str) -> bool:
     return len({str(arm.setting[key]) for arm in study.arms}) > 1
-
-
-def place(where: Setting) -> str:
-    return words(where)
 
 
 def scope(study: Study, arms: Iterable[Arm]) -> str:
@@ -118,10 +114,31 @@ def counted(counts: Iterable[int]) -> str:
     return f"{some[0]}" if len(some) == 1 else f"{some[0]} to {some[-1]}"
 
 
-def strip(axis: Axes, lines: Sequence[tuple[str, Mapping[float, str]]]) -> None:
-    """Above the panel, a line for each (colour, {x: "2/5"}): how many of how many runs diverged there."""
-    for i, (color, counts) in enumerate(reversed(lines)):
-        up = 2.5 + STRIP * 72 * i
+Strip = list[tuple[str, str, dict[float, str]]]  # for a line with diverged runs: its name, its colour, {x: "2/5"}
+
+
+def strip_left(strips: Iterable[Strip], least: float) -> float:
+    """Inches left of a panel that the names of its strip need."""
+    widest = max((text_width(name, 6.5) for strip in strips for name, *_ in strip), default=0.0)
+    return max(least, min(widest + 0.12, 1.0))
+
+
+def draw_strip(axis: Axes, strip: Strip, left: float) -> None:
+    """Above the panel, a line of text for each entry: how many of how many runs diverged at x."""
+    at: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+    corner: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", **at}
+    for i, (name, color, counts) in enumerate(reversed(strip)):
+        up, look = 2.5 + STRIP * 72 * i, {"color": text_color(color), **at}
+        size = 6.5 * min(1.0, (left - 0.08) / text_width(name, 6.5))
+        axis.annotate(name, (0, 1), (-3, up), fontsize=size, **(corner | look))
         for x, said in counts.items():
-            axis.annotate(said, (x, 1), (0, up), xycoords=("data", "axes fraction"), textcoords="offset points",
-                          ha="center", va="bottom", fontsize=6.5, color=color, annotation_clip=False)  # fmt: skip
+            axis.annotate(said, (x, 1), (0, up), xycoords=("data", "axes fraction"), ha="center", fontsize=6.5, **look)
+    if strip:
+        place = (0, 3 + STRIP * 72 * len(strip))
+        axis.annotate("diverged runs", (1, 1), place, fontsize=6.5, color="#555555", **corner)
+
+
+def diverged_counts(rows: pd.DataFrame, x: str) -> dict[float, str]:
+    """`rows`: one a run, with its state; x -> "2/5", where any diverged."""
+    bad = rows.assign(bad=rows["state"] == "diverged").groupby(x)["bad"].agg(["sum", "count"])
+    return {float(at): f"{k}/{n}" for at, k, n in bad.itertuples() if k}

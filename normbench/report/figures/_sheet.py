@@ -53,6 +53,11 @@ class Sheet:
         axis.annotate(text, (0, 1), at, va="top", ha="left", weight="bold", fontsize=size, **box)
 
 
+def columns(count: int) -> int:
+    """Of small panels: at most three, none left alone in a row of four."""
+    return 2 if count == 4 else min(count, 3)
+
+
 def sheet_width(count: int, columns: int) -> float:
     return COLUMN if min(count, columns) == 1 else WIDTH
 
@@ -64,7 +69,7 @@ def fitted(text: str, inches: float, weight: str = "normal", size: float = 8.0) 
 
 
 def wrapped(text: str, inches: float, most: int = 2, size: float = 8.0, weight: str = "normal") -> str:
-    """The text in as few lines as fit, at most `most` of equal length; `fitted` makes what is still too wide smaller."""
+    """The text in as few lines as fit, at most `most` of equal length; what is still too wide is for `fitted`."""
     if text_width(text, size, weight) <= inches or " " not in text:
         return text
     for lines in range(2, most + 1):
@@ -79,29 +84,32 @@ def wrapped(text: str, inches: float, most: int = 2, size: float = 8.0, weight: 
     return text
 
 
-def legend_height(entries: Mapping[str, Any], width: float) -> float:
-    return ENTRY * _grid(entries, width)[0] + 0.06 if entries else 0.0
+def legend_height(blocks: Sequence[Mapping[str, Any]], width: float) -> float:
+    return ENTRY * sum(_grid(block, width)[0] for block in blocks if block) + 0.06 * any(blocks)
 
 
-def legend(figure: Figure, entries: Mapping[str, Mapping[str, Any]], left: float = 0.0) -> None:
-    """One legend at the very top, read row by row; `left`: inches from the left edge."""
-    if not entries:
-        return
-    width = figure.get_size_inches()[0]
-    _, columns = _grid(entries, width)
-    handles = [Line2D([], [], **{"label": name, **look}) for name, look in entries.items()]
-    # matplotlib fills column by column, people read row by row
-    handles = [handle for column in range(columns) for handle in handles[column::columns]]
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(left / width, 1.0), ncols=columns, frameon=False,
-        handlelength=2.2, columnspacing=1.2, borderaxespad=0.3, borderpad=0, handletextpad=0.5, labelspacing=0.4,
-    )  # fmt: skip
+def legend(figure: Figure, blocks: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
+    """At the very top, block below block, each read row by row: text -> how its line or mark looks."""
+    width, height = figure.get_size_inches()
+    top = 1.0
+    for block in filter(None, blocks):
+        rows, columns = _grid(block, width)
+        handles = [Line2D([], [], **{"label": name, **look}) for name, look in block.items()]
+        # matplotlib fills column by column, people read row by row
+        handles = [handle for column in range(columns) for handle in handles[column::columns]]
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0, top), ncols=columns, frameon=False,
+            handlelength=2.2, columnspacing=1.2, borderaxespad=0.3, borderpad=0, handletextpad=0.5, labelspacing=0.4,
+        )  # fmt: skip
+        top -= rows * ENTRY / height
 
 
-def _grid(entries: Mapping[str, Any], width: float) -> tuple[int, int]:
-    fit = max(1, int((width - 0.1) / (max(map(text_width, entries)) + HANDLE)))
-    rows = math.ceil(len(entries) / fit)
-    return rows, math.ceil(len(entries) / rows)
+def _grid(block: Mapping[str, Any], width: float) -> tuple[int, int]:
+    """Rows and columns: as many columns as fit, each as wide as its longest text."""
+    texts = [text_width(name) + HANDLE for name in block]
+    fits = (n for n in range(len(texts), 1, -1) if sum(max(texts[i::n]) for i in range(n)) <= width - 0.1)
+    rows = math.ceil(len(texts) / next(fits, 1))
+    return rows, math.ceil(len(texts) / rows)
 
 
 def pages(key: str, items: Sequence[T], most: int, what: str) -> list[tuple[str, list[T]]]:

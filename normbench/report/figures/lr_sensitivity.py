@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,19 +14,17 @@ from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
 from normbench.report.selection import scored_loss
 from normbench.report.study import LR, Arm, Study
-from normbench.report.style import RC, mean_look, norm_looks, text_color
+from normbench.report.style import RC, mean_look, norm_looks
 
 HEIGHT, FOOT, LEFT = 1.7, 0.4, 0.42  # inches, around a panel
 COLUMNS, MOST_PANELS = 2, 8  # a page
 FEWEST_RATES = 3
-EXTRA = {
-    "chosen": {"color": "#555555", "linestyle": "none", "marker": "*", "markersize": 9, "markeredgecolor": "white"},
-    "chosen for some seeds": {"color": "#555555", "linestyle": "none", "marker": "*", "markersize": 7,
-                              "markerfacecolor": "white"},
-    "chosen at the edge of what was tried": {"color": "#555555", "linestyle": "none", "marker": "o", "markersize": 8,
-                                             "markerfacecolor": "none", "markeredgewidth": 0.8},
-    "diverged": {"color": "#555555", "linestyle": "none", "marker": "x", "markersize": 4, "markeredgewidth": 1.0},
-}  # fmt: skip
+GREY = "#555555"
+CHOSEN = {"linestyle": "none", "marker": "*", "markersize": 11, "markeredgecolor": "white", "markeredgewidth": 0.6}
+SOME = {"linestyle": "none", "marker": "*", "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 0.8}
+EDGE = {"linestyle": "none", "marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 0.8}
+LOST = {"linestyle": "none", "marker": "x", "markersize": 3.5, "markeredgewidth": 0.9}
+RUN = {"linestyle": "none", "marker": "o", "markersize": 2.6, "markeredgewidth": 0}
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -85,20 +82,23 @@ def _page(
     study: Study, name: str, page: Sequence[_arms.Group], points: Mapping[int, pd.DataFrame], left_out: Sequence[str]
 ) -> Drawn:
     looks = norm_looks(study.used["norm"])
-    every = pd.concat([points[id(arm)] for _, lines in page for _, line in lines for arm in line], ignore_index=True)
+    shown = {id(arm): points[id(arm)] for _, lines in page for _, line in lines for arm in line}  # once, if repeated
+    every = pd.concat(shown.values(), ignore_index=True)
     norms = list(dict.fromkeys(arm.norm for _, lines in page for _, line in lines for arm in line))
-    entries: dict[str, Any] = {norm: mean_look(norm, looks) for norm in norms}
-    seen = {
-        "chosen": every["best_lr"].any(), "chosen for some seeds": _some(every).any(),
-        "chosen at the edge of what was tried": every["at_edge"].any(), "diverged": (every["state"] == "diverged").any(),
-    }  # fmt: skip
-    entries |= {text: look for text, look in EXTRA.items() if seen[text]}
-    strips = [_strip(lines, points) for _, lines in page]
-    head = 0.19 * any(title for title, _ in page) + 0.2 + _arms.STRIP * max(map(len, strips))
-    width = _sheet.sheet_width(len(page), COLUMNS)
-    top = _sheet.legend_height(entries, width)
-    sheet = _sheet.Sheet(len(page), COLUMNS, HEIGHT, left=LEFT, head=head, foot=FOOT, top=top)
-    _sheet.legend(sheet.figure, entries)
+    seen = [
+        ("chosen rate", CHOSEN, every["best_lr"]),
+        ("chosen for some seeds", SOME, every["reported"] & _not_best(every)),
+        ("chosen, at the edge", EDGE | {"markersize": 8}, every["at_edge"]), ("diverged run", LOST, _lost(every)),
+    ]  # fmt: skip
+    marks = {text: {"color": GREY} | look for text, look, found in seen if found.any()}
+    blocks = [{norm: mean_look(norm, looks) for norm in norms}, marks]
+    strips = [_strip(lines, points, looks) for _, lines in page]
+    left = _arms.strip_left(strips, LEFT)
+    above = _arms.STRIP * max(map(len, strips))
+    head = 0.19 * any(title for title, _ in page) + 0.2 + above
+    top = _sheet.legend_height(blocks, _sheet.sheet_width(len(page), COLUMNS))
+    sheet = _sheet.Sheet(len(page), COLUMNS, HEIGHT, left=left, head=head, foot=FOOT, top=top)
+    _sheet.legend(sheet.figure, blocks)
     x, y = _limits(every["lr"], 0.06), _limits(every["loss"], 0.07)
     for axis, (title, lines), strip in zip(sheet.axes, page, strips, strict=True):
         sheet.heading(axis, title)
@@ -108,28 +108,25 @@ def _page(
         if axis in sheet.last:
             axis.set_xlabel("Learning rate (log scale)", labelpad=2)
         axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
-        axis.yaxis.set_label_coords(-0.04, 1.03 + _arms.STRIP * len(strip) / HEIGHT)
+        axis.yaxis.set_label_coords(-0.04, 1.03 + above / HEIGHT)
         for _, line in lines:
             for arm in line:
                 _draw(axis, points[id(arm)], arm.norm, looks)
-        _arms.strip(axis, [(text_color(looks[norm][0]), counts) for norm, counts in strip])
+        _arms.draw_strip(axis, strip, left)
     return Drawn(name, sheet.figure, _caption(study, page, every, left_out), every)
 
 
-def _some(points: pd.DataFrame) -> pd.Series:
-    return points["reported"] & ~points["best_lr"] & points.groupby("run_id")["best_lr"].transform("any").eq(False)
+def _not_best(points: pd.DataFrame) -> pd.Series:
+    return ~points["best_lr"].astype(bool)
 
 
-def _strip(lines: Sequence, points: Mapping[int, pd.DataFrame]) -> list[tuple[str, dict[float, str]]]:
-    """For each norm of which runs diverged, at which rates: as in {1.0: "2/5"}."""
-    found = []
-    for _, line in lines:
-        for arm in line:
-            rows = points[id(arm)]
-            bad = rows.assign(bad=rows["state"] == "diverged").groupby("lr")["bad"].agg(["sum", "count"])
-            said = {float(lr): f"{k}/{n}" for lr, k, n in bad.itertuples() if k}
-            found += [(arm.norm, said)] if said else []
-    return found
+def _lost(points: pd.DataFrame) -> pd.Series:
+    return points["state"] == "diverged"
+
+
+def _strip(lines: Sequence, points: Mapping[int, pd.DataFrame], looks: Mapping[str, tuple[str, str]]) -> _arms.Strip:
+    found = [(arm.norm, _arms.diverged_counts(points[id(arm)], "lr")) for _, line in lines for arm in line]
+    return [(norm, looks[norm][0], counts) for norm, counts in found if counts]
 
 
 def _limits(values: pd.Series, room: float) -> tuple[float, float]:
@@ -141,24 +138,19 @@ def _limits(values: pd.Series, room: float) -> tuple[float, float]:
 def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[str, str]]) -> None:
     """Dots: runs; line: their mean at each rate; star: the chosen rate."""
     color = looks[norm][0]
-    for bad, part in rows.groupby(rows["state"] == "diverged"):
-        marker = (
-            {"marker": "x", "markersize": 3.5, "markeredgewidth": 0.9} if bad else {"marker": "o", "markersize": 2.4}
-        )
-        axis.plot(part["lr"], part["loss"], linestyle="none", color=color, alpha=0.55, zorder=2, clip_on=False,
-                  label=f"_{'diverged' if bad else 'runs'} {norm}", **marker)  # fmt: skip
+    for bad, part in rows.groupby(_lost(rows)):
+        axis.plot(part["lr"], part["loss"], color=color, alpha=0.55, zorder=2, clip_on=False,
+                  label=f"_{'diverged' if bad else 'runs'} {norm}", **(LOST if bad else RUN))  # fmt: skip
     mean = rows.groupby("lr")["loss"].mean()
     axis.plot(mean.index, mean.to_numpy(), **mean_look(norm, looks), zorder=3, label=norm)
-    for lr in sorted(set(rows.loc[rows["reported"] | rows["best_lr"], "lr"])):
-        at = rows[rows["lr"] == lr]
-        best = at["best_lr"].any()
-        if not rows["best_lr"].any():
-            continue  # one rate: nothing was chosen
-        look = EXTRA["chosen" if best else "chosen for some seeds"] | {"color": color}
-        axis.plot(lr, mean[lr], **look, zorder=5, clip_on=False, label=f"_{'chosen' if best else 'some'} {norm}")
-        if at["at_edge"].any():
-            ring = EXTRA["chosen at the edge of what was tried"] | {"color": color, "markersize": 13}
-            axis.plot(lr, mean[lr], **ring, zorder=5, clip_on=False, label=f"_edge {norm}")
+    if not rows["best_lr"].any():
+        return  # one rate, or none that every seed has finished: nothing was chosen
+    for kind, look, found in (
+        ("some", SOME, rows["reported"] & _not_best(rows)), ("chosen", CHOSEN, rows["best_lr"]),
+        ("edge", EDGE, rows["at_edge"]),
+    ):  # fmt: skip
+        for lr in sorted(set(rows.loc[found, "lr"])):
+            axis.plot(lr, mean[lr], **{"color": color, **look}, zorder=5, clip_on=False, label=f"_{kind} {norm}")
 
 
 # --------------------------------------------------------------------------------------------------------------- words
@@ -171,24 +163,26 @@ def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, lef
         "Validation loss after the last step against the learning rate, no worse than before training: min(last, "
         f"initial). Dots: single seeds (n = {n} a rate, {_arms.seeds(every['seed'])}); lines: their mean."
     ]
-    lost = int((every.drop_duplicates("run_id")["state"] == "diverged").sum())
+    lost = int(_lost(every).sum())
     if lost:
         parts.append(
-            f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the initial loss; they are in the mean, and "
-            "the numbers above each panel say how many of how many, where any did."
+            f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the initial loss; they are in the mean. "
+            "Above each panel: how many of how many diverged, where any did."
         )
     if every["best_lr"].any():
         parts.append("Stars: the rate with the highest mean final validation accuracy over the seeds that choose.")
-    if _some(every).any():
+    if (every["reported"] & _not_best(every)).any() and every["best_lr"].any():
         parts.append("Open stars: rates that are reported for some seeds, each chosen on the other seeds.")
     if every["at_edge"].any():
-        wider = sorted({edge.wider for arm in arms if arm.selection for edge in arm.selection.edges})
+        wider = sorted({f"optimizer.{edge.wider}" for arm in arms if arm.selection for edge in arm.selection.edges})
         parts.append(
-            f"Rings: the smallest or largest rate tried was chosen, better ones may lie beyond; try {' and '.join(wider)}."
+            "Rings: the smallest or largest rate tried was chosen, better ones may lie beyond; also try "
+            f"{' and '.join(wider)}."
         )
     if ranges := _usable(arms):
         parts.append(
-            f"Usable range, within {100 * WITHIN:g} pp of each seed's best validation accuracy, mean over seeds: {ranges}."
+            f"Usable range, within {100 * WITHIN:g} pp of each seed's best validation accuracy, mean over seeds: "
+            f"{ranges}."
         )
     if left_out:
         parts.append(f"Not drawn, with fewer than {FEWEST_RATES} learning rates: {', '.join(left_out)}.")

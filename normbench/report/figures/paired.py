@@ -17,7 +17,7 @@ from normbench.report.style import COLUMN, RC, WIDTH, text_color
 from normbench.report.verdict import Comparison
 
 HEIGHT, HEAD, FOOT, LEFT, RIGHT = 1.55, 0.34, 0.24, 0.42, 0.42  # inches, around a panel
-COLUMNS, MOST_PANELS = 3, 12  # a page
+MOST_PANELS = 12  # a page
 LEAST_SPAN = 0.02  # of the accuracy axis: noise must not look like an effect
 ALIKE = 4.0  # panels share their scale where the widest span is at most so many times the narrowest
 DIFFERENCE, GAP = 0.62, 0.06  # where the difference's axis begins, and what is free before, as shares of the panel
@@ -67,7 +67,7 @@ def _panel(study: Study, contrast: Contrast) -> Panel:
 
 
 def _page(study: Study, page: Sequence[Panel]) -> Figure:
-    columns = min(COLUMNS, len(page))
+    columns = _sheet.columns(len(page))
     cell = WIDTH / columns if columns > 1 else COLUMN
     room = (cell - LEFT - RIGHT) * (DIFFERENCE - GAP) / 1.8 - 0.04  # the columns lie 1 apart on an axis of 1.8
     fit = all(_sheet.fitted(name, room, size=7.0) > SMALLEST for panel in page for name in panel.names)
@@ -123,9 +123,7 @@ def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: t
     right.set(xlim=(-1, 1), ylim=(low - zero, high - zero), xticks=[])
     axis.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
     right.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    right.yaxis.set_major_formatter(
-        ticker.FuncFormatter(lambda value, _: _signed(value, "g") if abs(value) > 1e-9 else "0")
-    )
+    right.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _signed(value, "g") if value else "0"))
     right.yaxis.tick_right()
     right.spines["right"].set_visible(True)
     right.spines["left"].set_visible(False)
@@ -165,7 +163,7 @@ def _difference(axis: Axes, study: Study, panel: Panel) -> None:
     mean, low, high = (100 * v for v in (row.effect, row.ci_low, row.ci_high))
     axis.plot([-0.7, -0.7], [low, high], color=color, linewidth=1.6, zorder=3, label="_interval")
     axis.plot(-0.7, mean, marker="o", markersize=4.5, color=color, zorder=4, label="_mean")
-    box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "boxstyle": "square,pad=0.05"}
+    box = {"facecolor": "white", "alpha": 0.9, "linewidth": 0, "boxstyle": "square,pad=0.05"}
     axis.annotate(_signed(mean, f".{_digits(low, high)}f"), (-0.7, mean), (5, 0), textcoords="offset points",
                   va="center", fontsize=7.5, color=text_color(color), annotation_clip=False, bbox=box)  # fmt: skip
     if row.state == State.REFUSED:
@@ -178,9 +176,9 @@ def _signed(value: float, form: str) -> str:
 
 
 def _digits(low: float, high: float) -> int:
-    """Decimals of a percentage: as many as the first digit of the interval's half width needs, at most 2."""
+    """Decimals of a percentage: of 0.1 for a half width up to 3, as many as it needs, at most 2."""
     half = (high - low) / 2
-    return 1 if not half > 0 else min(max(-math.floor(math.log10(half)), 0), 2)
+    return 1 if not half > 0 else min(max(-math.floor(math.log10(half / 3)), 0), 2)
 
 
 # --------------------------------------------------------------------------------------------------------------- words
@@ -191,10 +189,10 @@ def _caption(study: Study, page: Sequence[Panel]) -> str:
     shown = _arms.seeds(seed for panel in page for seed in panel.pairs)
     n = _arms.counted(len(panel.pairs) for panel in page)
     parts = [
-        f"Test accuracy after the last step. Left of each panel: a grey line joins the two runs of a seed (n = {n} pairs, "
-        f"{shown}). Right, on the same scale, its zero at the baseline's mean: mean difference with its 95% paired t "
-        f"interval in percentage points (pp); grey: differences within ±{100 * ACCURACY_MARGIN:g} pp, too small to "
-        "matter."
+        "Test accuracy after the last step. Left of each panel: a grey line joins the two runs of a seed "
+        f"(n = {n} pairs, {shown}). Right, on the same scale, its zero at the baseline's mean: mean difference with "
+        "its 95% paired t interval in percentage points (pp); grey: differences within "
+        f"±{100 * ACCURACY_MARGIN:g} pp, too small to matter."
     ]
     wins = [f"{_title(panel)} {panel.row.wins} of {len(panel.pairs)}" for panel in page]
     parts.append(f"Seeds for which the variant is better: {', '.join(wins)}.")

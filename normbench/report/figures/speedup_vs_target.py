@@ -16,11 +16,11 @@ from normbench.report.study import Contrast, Study
 from normbench.report.style import COLUMN, RC, WIDTH, norm_looks
 
 HEIGHT, HEAD, FOOT, LEFT = 1.3, 0.36, 0.36, 0.42  # inches, around a panel
-COLUMNS, MOST_PANELS = 3, 15  # a page
+MOST_PANELS = 15  # a page
 STEPS, MOST_TARGETS = (0.001, 0.002, 0.005, 0.01, 0.02), 45  # of the grid of targets
 LEAST, MOST = 1.5, 30.0  # the ratio's axis reaches at least so far on both sides, and at most
 GREY = "#E4E4E4"
-COLUMNS_READ = ["step", "examples", "train_s", "val_acc"]
+READ = ["step", "examples", "train_s", "val_acc"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def draw(study: Study) -> list[Drawn]:
 def _panel(study: Study, contrast: Contrast) -> Panel | None:
     base, variant = contrast.baseline, contrast.variant
     seeds = sorted(base.reported.keys() & variant.reported.keys())
-    a, b = ({s: study.rows_of[arm.reported[s]][COLUMNS_READ] for s in seeds} for arm in (base, variant))
+    a, b = ({s: study.rows_of[arm.reported[s]][READ] for s in seeds} for arm in (base, variant))
     every = [*a.values(), *b.values()]
     grids = [target.target_grid(every, step) for step in STEPS]
     grid = [goal for goal in next((g for g in grids if len(g) <= MOST_TARGETS), grids[-1]) if goal > _passed(every)]
@@ -81,7 +81,7 @@ def _passed(runs: Sequence[pd.DataFrame]) -> float:
 
 
 def _page(study: Study, page: Sequence[Panel]) -> tuple[Figure, str]:
-    columns = COLUMNS if len(page) > 2 else len(page)
+    columns = _sheet.columns(len(page))
     cell = (WIDTH / columns if columns > 1 else COLUMN) - 0.2
     titles = [_title(panel, cell) for panel in page]
     head = HEAD + _sheet.LINE * max(title.count("\n") for title in titles)
@@ -171,15 +171,15 @@ def _caption(study: Study, page: Sequence[Panel], cut: int) -> str:
     unit = _arms.UNITS[study.options.x].lower()
     kinds = {state for panel in page for state, _ in _stretches(panel.ratios)}
     parts = [
-        f"How many times fewer {unit} the variant needs than the baseline, for every target that some run reaches, not for "
-        "one: above 1 the variant is faster. Line: geometric mean of the per-seed ratios (n = "
+        f"How many times fewer {unit} the variant needs than the baseline, for every target that some run reaches, not "
+        "for one: above 1 the variant is faster. Line: geometric mean of the per-seed ratios (n = "
         f"{_arms.counted(panel.n for panel in page)} paired seeds a panel); band: 95% paired t interval of the logs, "
         "at each target by itself."
     ]
     if kinds & {"low", "high"}:
         parts.append(
-            "Grey with arrows: one arm never reached the target in some runs, its budget stands for them, and the ratio "
-            "is a bound: the true one lies further in the arrows' direction."
+            "Grey with arrows: one arm never reached the target in some runs, its budget stands for them, and the "
+            "ratio is a bound: the true one lies further in the arrows' direction."
         )
     if "none" in kinds:
         why = " or both" if len(kinds) > 1 else ""
