@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
+from normbench.report.figures._sheet import note
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
@@ -125,17 +126,15 @@ def strip_left(strips: Iterable[Strip], least: float) -> float:
 
 def draw_strip(axis: Axes, strip: Strip, left: float) -> None:
     """Above the panel, a line of text for each entry: how many of how many runs diverged at x."""
-    at: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
-    corner: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", **at}
     for i, (name, color, counts) in enumerate(reversed(strip)):
-        up, look = 2.5 + STRIP * 72 * i, {"color": text_color(color), **at}
+        up, look = 2.5 + STRIP * 72 * i, {"color": text_color(color), "va": "bottom"}
         size = 6.5 * min(1.0, (left - 0.08) / text_width(name, 6.5))
-        axis.annotate(name, (0, 1), (-3, up), fontsize=size, **(corner | look))
+        note(axis, name, (0, 1), (-3, up), ha="right", fontsize=size, **look)
         for x, said in counts.items():
-            axis.annotate(said, (x, 1), (0, up), xycoords=("data", "axes fraction"), ha="center", fontsize=6.5, **look)
+            note(axis, said, (x, 1), (0, up), ("data", "axes fraction"), ha="center", fontsize=6.5, **look)
     if strip:
-        place = (0, 3 + STRIP * 72 * len(strip))
-        axis.annotate("diverged runs", (1, 1), place, fontsize=6.5, color="#555555", **corner)
+        up = 3 + STRIP * 72 * len(strip)
+        note(axis, "diverged runs", (1, 1), (0, up), ha="right", va="bottom", fontsize=6.5, color="#555555")
 
 
 def diverged_counts(rows: pd.DataFrame, x: str) -> dict[float, str]:

@@ -1,7 +1,7 @@
 """Panels on a page, in inches: fixed sizes, headings and row labels that fit, one legend above. Pure."""
 
 import math
-import textwrap
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -48,9 +48,8 @@ class Sheet:
     def heading(self, axis: Axes, text: str) -> None:
         """In bold, at the top of the room above the panel, as wide as its cell."""
         size = fitted(text, self.panel + self.left - 0.05, "bold")
-        at = (-self.left * 72 + 2, self.head * 72 - 2)
-        box = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(text, (0, 1), at, va="top", ha="left", weight="bold", fontsize=size, **box)
+        by = (-self.left * 72 + 2, self.head * 72 - 2)
+        note(axis, text, (0, 1), by, va="top", ha="left", weight="bold", fontsize=size)
 
 
 def columns(count: int) -> int:
@@ -62,37 +61,56 @@ def sheet_width(count: int, columns: int) -> float:
     return COLUMN if min(count, columns) == 1 else WIDTH
 
 
+def note(
+    axis: Axes, text: str, at: tuple[float, float], by: tuple[float, float], coords: Any = "axes fraction", **look: Any
+) -> None:
+    """Write at a place of the axis, moved `by` points; also outside of the panel."""
+    axis.annotate(text, at, by, xycoords=coords, textcoords="offset points", annotation_clip=False, **look)
+
+
 def fitted(text: str, inches: float, weight: str = "normal", size: float = 8.0) -> float:
-    """The size in points at which the text, line by line, is at most so wide."""
-    widest = max((text_width(line, size, weight) for line in text.split("\n")), default=0.0)
+    """The size in points at which the text, line by line, is at most so wide, with room for a screen's rounding."""
+    widest = 1.04 * max((text_width(line, size, weight) for line in text.split("\n")), default=0.0)
     return size if widest <= inches else size * inches / widest
 
 
 def wrapped(text: str, inches: float, most: int = 2, size: float = 8.0, weight: str = "normal") -> str:
-    """The text in as few lines as fit, at most `most` of equal length; what is still too wide is for `fitted`."""
-    if text_width(text, size, weight) <= inches or " " not in text:
-        return text
-    for lines in range(2, most + 1):
-        for letters in range(math.ceil(len(text) / lines), len(text)):
-            parts = textwrap.wrap(text, letters, break_long_words=False, break_on_hyphens=False)
-            if len(parts) <= lines:
-                break
-        else:
-            continue
-        if lines == most or max(text_width(part, size, weight) for part in parts) <= inches:
-            return "\n".join(parts)
-    return text
+    """The text in as few lines as fit, at most `most` of like length, broken after a space, `_`, `=` or `/`."""
+    pieces = re.findall(r"[^ _=/]*[ _=/]+|[^ _=/]+", text)
+    lines = [text]
+    for count in range(2, most + 1):
+        if max(text_width(line, size, weight) for line in lines) <= inches:
+            break
+        longest = next(n for n in range(1, len(text) + 1) if len(_filled(pieces, n)) <= count)
+        lines = _filled(pieces, longest)
+    return "\n".join(lines)
+
+
+def _filled(pieces: Sequence[str], letters: int) -> list[str]:
+    """Lines of at most so many letters, unless a piece alone is longer."""
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > letters:
+            lines.append("")
+        lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def _merged(blocks: Sequence[Mapping[str, Any]], width: float) -> list[Mapping[str, Any]]:
+    """All in one block where one row holds it."""
+    whole = {text: look for block in blocks for text, look in block.items()}
+    return [whole] if whole and _grid(whole, width)[0] == 1 else [block for block in blocks if block]
 
 
 def legend_height(blocks: Sequence[Mapping[str, Any]], width: float) -> float:
-    return ENTRY * sum(_grid(block, width)[0] for block in blocks if block) + 0.06 * any(blocks)
+    return ENTRY * sum(_grid(block, width)[0] for block in _merged(blocks, width)) + 0.06 * any(blocks)
 
 
 def legend(figure: Figure, blocks: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
     """At the very top, block below block, each read row by row: text -> how its line or mark looks."""
     width, height = figure.get_size_inches()
     top = 1.0
-    for block in filter(None, blocks):
+    for block in _merged(blocks, width):
         rows, columns = _grid(block, width)
         handles = [Line2D([], [], **{"label": name, **look}) for name, look in block.items()]
         # matplotlib fills column by column, people read row by row

@@ -79,8 +79,9 @@ def _page(study: Study, page: Sequence[Panel]) -> Figure:
         _draw(sheet, axis, study, panel, limits)
         for x, label in enumerate(panel.names if fit else ("baseline", "variant")):
             size = _sheet.fitted(label, room, size=7.0)
-            axis.annotate(label, (x, 0), (0, -9), xycoords=("data", "axes fraction"), textcoords="offset points",
-                          ha="center", va="baseline", fontsize=size, annotation_clip=False)  # fmt: skip
+            _sheet.note(
+                axis, label, (x, 0), (0, -9), ("data", "axes fraction"), ha="center", va="baseline", fontsize=size
+            )
     return sheet.figure
 
 
@@ -132,8 +133,7 @@ def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: t
         one.grid(False)
     axis.set_ylabel("Test accuracy (%)", rotation=0, ha="left", va="bottom")
     axis.yaxis.set_label_coords(-0.2, 1.03)
-    right.annotate("difference (pp)", (1, 1), (RIGHT * 72 - 6, 3.5), xycoords="axes fraction", ha="right", va="bottom",
-                   textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
+    _sheet.note(right, "difference (pp)", (1, 1), (RIGHT * 72 - 6, 3.5), ha="right", va="bottom")
     _seeds(axis, study, panel)
     _difference(right, study, panel)
 
@@ -164,11 +164,10 @@ def _difference(axis: Axes, study: Study, panel: Panel) -> None:
     axis.plot([-0.7, -0.7], [low, high], color=color, linewidth=1.6, zorder=3, label="_interval")
     axis.plot(-0.7, mean, marker="o", markersize=4.5, color=color, zorder=4, label="_mean")
     box = {"facecolor": "white", "alpha": 0.9, "linewidth": 0, "boxstyle": "square,pad=0.05"}
-    axis.annotate(_signed(mean, f".{_digits(low, high)}f"), (-0.7, mean), (5, 0), textcoords="offset points",
-                  va="center", fontsize=7.5, color=text_color(color), annotation_clip=False, bbox=box)  # fmt: skip
+    said, look = _signed(mean, f".{_digits(low, high)}f"), {"color": text_color(color), "bbox": box}
+    _sheet.note(axis, said, (-0.7, mean), (5, 0), "data", va="center", fontsize=7.5, **look)
     if row.state == State.REFUSED:
-        axis.annotate("no verdict", (0.5, 0), (0, -3), xycoords="axes fraction", textcoords="offset points",
-                      ha="center", va="top", fontsize=7, color="#555555", annotation_clip=False)  # fmt: skip
+        _sheet.note(axis, "no verdict", (0.5, 0), (0, -9), ha="center", va="baseline", fontsize=7, color="#555555")
 
 
 def _signed(value: float, form: str) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,24 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import panels, stats, target
-from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
+from normbench.report.figures import Drawn, NotDrawn, _arms, _blocks, _sheet
+from normbench.report.figures._blocks import Block
 from normbench.report.study import Arm, Study
 from normbench.report.style import RC, WIDTH, text_width
 
 # inches
 ROW, HEAD, GAP, FOOT, TOP, MOST_LABEL, COLUMN = 0.23, 0.2, 0.06, 0.42, 0.2, 2.2, 0.62
-MOST_ROWS = 32  # a page
+ROW_TEXT = ("axes fraction", "data")
 BESIDE = ("median", "reached", "diverged")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Arms that are compared at one target: the baseline first."""
-
-    title: str
-    target: float
-    post_hoc: bool
-    rows: tuple[tuple[str, Arm, Mapping[int, target.Crossing]], ...]
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -37,70 +27,21 @@ def draw(study: Study) -> list[Drawn]:
     Raises:
         NotDrawn: no target, neither declared nor found.
     """
-    blocks = _blocks(study)
+    blocks = _blocks.blocks(study)
     if not blocks:
         raise NotDrawn("needs a target (--target 0.85), or a baseline whose runs reach one; found none")
     if study.options.x == "step":
-        sizes = sorted({size for block in blocks for size in _batch_sizes(block)})
-        blocks = [block for block in blocks if len(_batch_sizes(block)) < 2]
+        sizes = sorted({size for block in blocks for size in _blocks.batch_sizes(block)})
+        blocks = [block for block in blocks if len(_blocks.batch_sizes(block)) < 2]
         if not blocks:
             found = ", ".join(map(str, sizes))
             raise NotDrawn(f"needs runs of one batch size, or examples in place of steps (--x examples), found {found}")
     made = []
     with rc_context(RC):
-        for name, page in _pages(blocks):
+        for name, page in _blocks.pages(blocks):
             figure = _figure(study, page)
             made.append(Drawn(name, figure, _caption(study, page), _table(study, page)))
     return made
-
-
-def _blocks(study: Study) -> list[Block]:
-    together: dict[int, list] = {}
-    for contrast in study.contrasts:
-        if contrast.target is not None:
-            together.setdefault(id(contrast.baseline), []).append(contrast)
-    found = []
-    for some in together.values():
-        first = some[0]
-        rows = [(_arms.arm_name(study, first, first.baseline), first.baseline, first.crossings[0])]
-        rows += [(_arms.arm_name(study, c, c.variant), c.variant, c.crossings[1]) for c in some]
-        found.append(Block(_arms.words(first.where), first.target, first.post_hoc, tuple(rows)))
-    goal = study.options.target
-    compared = {id(arm) for c in study.contrasts for arm in (c.baseline, c.variant)}
-    alone = [arm for arm in study.arms if id(arm) not in compared]
-    if goal is not None and alone:
-        rows = [(study.name(arm), arm, _crossings(study, arm, goal)) for arm in alone]
-        found.append(Block("without a baseline" if found else "", goal, False, tuple(rows)))
-    return [block for block in found if any(crossings for *_, crossings in block.rows)]
-
-
-def _batch_sizes(block: Block) -> set[int]:
-    return {round(c.batch_size) for *_, crossings in block.rows for c in crossings.values() if c.batch_size > 0}
-
-
-def _crossings(study: Study, arm: Arm, goal: float) -> dict[int, target.Crossing]:
-    budgets = arm.runs.set_index("run_id")["total_steps"].astype(int)
-    return {seed: target.crossing(study.rows_of[i], goal, int(budgets[i])) for seed, i in arm.reported.items()}
-
-
-def _pages(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
-    """Blocks stay whole as far as a page holds them."""
-    cut = [
-        Block(b.title, b.target, b.post_hoc, b.rows[i : i + MOST_ROWS])
-        for b in blocks
-        for i in range(0, len(b.rows), MOST_ROWS)
-    ]
-    found: list[list[Block]] = []
-    for block in cut:
-        if not found or sum(len(b.rows) + 1.4 for b in found[-1]) + len(block.rows) > MOST_ROWS:
-            found.append([])
-        found[-1].append(block)
-    if len(found) > _sheet.MOST_FIGURES:
-        raise NotDrawn(
-            f"needs at most {_sheet.MOST_FIGURES * MOST_ROWS} rows, found {sum(len(b.rows) for b in blocks)}; "
-            "give folders with fewer: normbench report FOLDER/..."
-        )
-    return [(_sheet.page_name("time_to_target", i), page) for i, page in enumerate(found)]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -109,7 +50,7 @@ def _pages(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
 def _figure(study: Study, page: Sequence[Block]) -> Figure:
     labels = [label for block in page for label, *_ in block.rows]
     left = min(max(text_width(label) for label in labels), MOST_LABEL) + 0.15
-    several = len({block.target for block in page}) > 1
+    several = len({block.goal for block in page}) > 1
     heads = several or any(block.title for block in page)
     beside = BESIDE if any(arm.diverged(arm.reported) for b in page for _, arm, _ in b.rows) else BESIDE[:2]
     inner = sum(HEAD * heads + GAP + ROW * len(block.rows) for block in page)
@@ -124,10 +65,9 @@ def _figure(study: Study, page: Sequence[Block]) -> Figure:
     for block in page:
         if heads:
             y += HEAD
-            title = ", ".join(text for text in (block.title, f"target {block.target:g}" * several) if text)
+            title = ", ".join(text for text in (block.title, f"target {block.goal:g}" * several) if text)
             size = _sheet.fitted(title, WIDTH - 0.2, "bold")
-            at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-            axis.annotate(title, (0, y), (2 - left * 72, 0), va="bottom", weight="bold", fontsize=size, **at)
+            _sheet.note(axis, title, (0, y), (2 - left * 72, 0), ROW_TEXT, va="bottom", weight="bold", fontsize=size)
         y += GAP
         _budget(axis, block, study.options.x, y)
         for label, arm, crossings in block.rows:
@@ -146,8 +86,8 @@ def _x_axis(axis: Axes, unit: str, page: Sequence[Block]) -> None:
     panels.plain_log_ticks(axis, "x")
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    targets = {block.target for block in page}
-    goal = f"validation accuracy {page[0].target:g}" if len(targets) == 1 else "the target"
+    targets = {block.goal for block in page}
+    goal = f"validation accuracy {page[0].goal:g}" if len(targets) == 1 else "the target"
     axis.set_xlabel(f"{_arms.UNITS[unit]} to {goal} (log scale)", labelpad=2)
 
 
@@ -165,9 +105,8 @@ def _row(
     unit, look = study.options.x, _arms.dot(study, arm)
     axis.plot([0, 1], [y, y], transform=axis.get_yaxis_transform(), color="#000000", alpha=0.08, linewidth=0.6)
     text = _sheet.wrapped(label, MOST_LABEL)
-    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-    size = _sheet.fitted(text, MOST_LABEL, size=8.0 if "\n" not in text else 6.5)
-    axis.annotate(text, (0, y), (-6, 0), ha="right", va="center", fontsize=size, linespacing=0.95, **at)
+    size = _sheet.fitted(text, MOST_LABEL, size=8.0 if "\n" not in text else 7.0)
+    _sheet.note(axis, text, (0, y), (-6, 0), ROW_TEXT, ha="right", va="center", fontsize=size, linespacing=0.95)
     low, high = axis.get_xlim()
     spread = dict(zip(sorted(crossings), np.linspace(-1, 1, len(crossings)) * ROW * 0.3, strict=True))
     for seed, c in sorted(crossings.items()):
@@ -194,9 +133,8 @@ def _row(
 
 
 def _beside(axis: Axes, column: int, y: float, text: str, color: str, up: float = 0) -> None:
-    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-    place = (COLUMN * (column + 1) * 72, up)
-    axis.annotate(text, (1, y), place, ha="right", va="bottom" if up else "center", color=color, fontsize=7.5, **at)
+    by, va = (COLUMN * (column + 1) * 72, up), "bottom" if up else "center"
+    _sheet.note(axis, text, (1, y), by, ROW_TEXT, ha="right", va=va, color=color, fontsize=7.5)
 
 
 def _median(crossings: Mapping[int, target.Crossing], unit: str) -> float:
@@ -212,7 +150,7 @@ def _caption(study: Study, page: Sequence[Block]) -> str:
     rows = [row for block in page for row in block.rows]
     every = [c for *_, crossings in rows for c in crossings.values()]
     unit, arms = study.options.x, [arm for _, arm, _ in rows]
-    targets = sorted({block.target for block in page})
+    targets = sorted({block.goal for block in page})
     goal = f"validation accuracy {targets[0]:g}" if len(targets) == 1 else "the target validation accuracy"
     parts = [
         f"{_arms.UNITS[unit]} to {goal}: to the first of {target.SUSTAIN} consecutive evaluations at or above it; not "
