@@ -106,8 +106,9 @@ def test_many_contrasts_have_a_panel_each_and_further_pages(tmp_path):
     pages = paired.draw(read(tmp_path))
     assert [page.name for page in pages] == ["paired", "paired_2"]
     assert [len(page.figure.axes) for page in pages] == [12, 14]  # two axes a panel, 13 panels
-    assert len({round(hi - lo, 9) for page in pages for lo, hi in (a.get_ylim() for a in page.figure.axes)}) <= 2
     for page in pages:
+        assert len({round(hi - lo, 9) for lo, hi in (a.get_ylim() for a in page.figure.axes)}) == 1
+        assert "All panels have one scale" in page.caption
         assert page.figure.get_size_inches()[0] == WIDTH
         assert_inside(page.figure)
 
@@ -119,7 +120,7 @@ def test_scales_that_differ_are_told(tmp_path):
         run(tmp_path, 0.2 + 0.001 * seed, norm="ln", seed=seed)
     (made,) = paired.draw(read(tmp_path))
     assert "scales differ" in made.caption
-    spans = [hi - lo for lo, hi in (axis.get_ylim() for axis in made.figure.axes[::2])]
+    spans = [hi - lo for lo, hi in (axis.get_ylim() for axis in made.figure.axes[:2])]
     assert spans[0] < spans[1] / paired.ALIKE
 
 
@@ -276,7 +277,7 @@ def test_a_single_seed_has_no_bar(tmp_path):
         run(tmp_path, 0.8, norm="bn", batch_size=size)
     (made,) = batch_size.draw(read(tmp_path))
     (bars,) = made.figure.axes[0].collections
-    assert all(seg[:, 1].tolist() != seg[:, 1].tolist() for seg in bars.get_segments())  # NaN: nothing is drawn
+    assert not any(len(segment) for segment in bars.get_segments())
     assert "no interval" in made.caption
     assert "bars" not in made.caption
     assert_inside(made.figure)

@@ -1,13 +1,15 @@
 """What several figures draw of arms: their looks, their place, and what a caption says of their tuning. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
+from normbench.report.figures import NotDrawn
 from normbench.report.figures._sheet import note
+from normbench.report.planning import FEWEST
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
@@ -67,6 +69,20 @@ def groups(study: Study, arms: Sequence[Arm], along: Sequence[str], apart: Seque
 def _line_name(study: Study, arm: Arm) -> str:
     """By norm, and by optimizer where there are several."""
     return arm.norm if study.used["optimizer"].nunique() == 1 else f"{arm.norm}, {arm.optimizer}"
+
+
+def compared(study: Study, seeds_of: Callable[[Arm], Iterable[int]]) -> dict[int, list[int]]:
+    """Index of each contrast with at least FEWEST shared seeds -> those seeds.
+
+    Raises:
+        NotDrawn: there is none.
+    """
+    if not study.contrasts:
+        raise NotDrawn("needs a baseline and a variant, found one setting" if study.arms else "needs runs, found none")
+    shared = [sorted({*seeds_of(c.baseline)} & {*seeds_of(c.variant)}) for c in study.contrasts]
+    if (most := max(map(len, shared))) < FEWEST:
+        raise NotDrawn(f"needs >={FEWEST} seeds that baseline and variant share, found {most}")
+    return {i: some for i, some in enumerate(shared) if len(some) >= FEWEST}
 
 
 def arm_name(study: Study, contrast: Contrast, arm: Arm) -> str:

@@ -75,12 +75,12 @@ def fitted(text: str, inches: float, weight: str = "normal", size: float = 8.0) 
 
 
 def wrapped(text: str, inches: float, most: int = 2, size: float = 8.0, weight: str = "normal") -> str:
-    """The text in as few lines as fit, at most `most` of like length, broken after a space, `_`, `=` or `/`."""
-    pieces = re.findall(r"[^ _=/]*[ _=/]+|[^ _=/]+", text)
+    """The text in as few lines as fit, at most `most`: broken after spaces, or after `_`, `=` and `/` too."""
     lines = [text]
-    for count in range(2, most + 1):
+    for breaks, count in ((breaks, count) for breaks in (" ", " _=/") for count in range(2, most + 1)):
         if max(text_width(line, size, weight) for line in lines) <= inches:
             break
+        pieces = re.findall(rf"[^{breaks}]*[{breaks}]+|[^{breaks}]+", text)
         longest = next(n for n in range(1, len(text) + 1) if len(_filled(pieces, n)) <= count)
         lines = _filled(pieces, longest)
     return "\n".join(lines)

@@ -9,8 +9,7 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
-from normbench.report.planning import FEWEST
+from normbench.report.figures import Drawn, _arms, _sheet
 from normbench.report.state import ACCURACY_MARGIN, State
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import COLUMN, RC, WIDTH, text_color
@@ -39,15 +38,10 @@ def draw(study: Study) -> list[Drawn]:
     """One panel a contrast: every seed's two test accuracies, and their mean difference with its interval.
 
     Raises:
-        NotDrawn: nothing to compare, or fewer than FEWEST shared seeds with a test accuracy.
+        NotDrawn: nothing to compare, or too few shared seeds with a test accuracy.
     """
-    if not study.contrasts:
-        raise NotDrawn("needs a baseline and a variant, found one setting" if study.arms else "needs runs, found none")
-    every = [_panel(study, contrast) for contrast in study.contrasts]
-    found = [panel for panel in every if len(panel.pairs) >= FEWEST]
-    if not found:
-        most = max(len(panel.pairs) for panel in every)
-        raise NotDrawn(f"needs >={FEWEST} seeds that baseline and variant share, found {most}")
+    shared = _arms.compared(study, lambda arm: arm.column("test_score", arm.reported))
+    found = [_panel(study, study.contrasts[i], seeds) for i, seeds in shared.items()]
     with rc_context(RC):
         return [
             Drawn(name, _page(study, page), _caption(study, page), _table(page))
@@ -55,12 +49,12 @@ def draw(study: Study) -> list[Drawn]:
         ]
 
 
-def _panel(study: Study, contrast: Contrast) -> Panel:
+def _panel(study: Study, contrast: Contrast, seeds: Sequence[int]) -> Panel:
     arms = contrast.baseline, contrast.variant
     a, b = (arm.column("test_score", arm.reported) for arm in arms)
     row = next(row for row in contrast.rows if row.metric == "test_acc")  # the first: each arm at its own rate
     names = _arms.arm_name(study, contrast, arms[0]), _arms.arm_name(study, contrast, arms[1])
-    return Panel(contrast, names, {s: (a[s], b[s]) for s in sorted(a.keys() & b.keys())}, row)
+    return Panel(contrast, names, {s: (a[s], b[s]) for s in seeds}, row)
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from normbench.report import panels, target
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
-from normbench.report.planning import FEWEST
 from normbench.report.study import Contrast, Study
 from normbench.report.style import COLUMN, RC, WIDTH, norm_looks
 
@@ -37,15 +36,10 @@ def draw(study: Study) -> list[Drawn]:
     """One panel a contrast; see the caption for the marks.
 
     Raises:
-        NotDrawn: nothing to compare, fewer than FEWEST shared seeds, or no target that any run reaches.
+        NotDrawn: nothing to compare, too few shared seeds, or no target that any run reaches.
     """
-    if not study.contrasts:
-        raise NotDrawn("needs a baseline and a variant, found one setting" if study.arms else "needs runs, found none")
-    shared = [len(c.baseline.reported.keys() & c.variant.reported.keys()) for c in study.contrasts]
-    if max(shared) < FEWEST:
-        raise NotDrawn(f"needs >={FEWEST} seeds that baseline and variant share, found {max(shared)}")
-    enough = [c for c, n in zip(study.contrasts, shared, strict=True) if n >= FEWEST]
-    found = [panel for contrast in enough if (panel := _panel(study, contrast))]
+    shared = _arms.compared(study, lambda arm: arm.reported)
+    found = [panel for i, seeds in shared.items() if (panel := _panel(study, study.contrasts[i], seeds))]
     if not found:
         raise NotDrawn("needs a target that some run reaches after its first evaluation, found none")
     made = []
@@ -55,9 +49,8 @@ def draw(study: Study) -> list[Drawn]:
     return made
 
 
-def _panel(study: Study, contrast: Contrast) -> Panel | None:
+def _panel(study: Study, contrast: Contrast, seeds: Sequence[int]) -> Panel | None:
     base, variant = contrast.baseline, contrast.variant
-    seeds = sorted(base.reported.keys() & variant.reported.keys())
     a, b = ({s: study.rows_of[arm.reported[s]][READ] for s in seeds} for arm in (base, variant))
     every = [*a.values(), *b.values()]
     grids = [target.target_grid(every, step) for step in STEPS]

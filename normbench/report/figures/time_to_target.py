@@ -105,8 +105,8 @@ def _row(
     unit, look = study.options.x, _arms.dot(study, arm)
     axis.plot([0, 1], [y, y], transform=axis.get_yaxis_transform(), color="#000000", alpha=0.08, linewidth=0.6)
     text = _sheet.wrapped(label, MOST_LABEL)
-    size = _sheet.fitted(text, MOST_LABEL, size=8.0 if "\n" not in text else 7.0)
-    _sheet.note(axis, text, (0, y), (-6, 0), ROW_TEXT, ha="right", va="center", fontsize=size, linespacing=0.95)
+    size = _sheet.fitted(text, MOST_LABEL, size=8.0 if "\n" not in text else 6.4)
+    _sheet.note(axis, text, (0, y), (-6, 0), ROW_TEXT, ha="right", va="center", fontsize=size, linespacing=1.1)
     low, high = axis.get_xlim()
     spread = dict(zip(sorted(crossings), np.linspace(-1, 1, len(crossings)) * ROW * 0.3, strict=True))
     for seed, c in sorted(crossings.items()):
