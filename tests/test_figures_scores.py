@@ -215,6 +215,7 @@ def test_twelve_norms_are_several_panels_with_the_baseline_in_each(tmp_path):
     (made,) = lr_sensitivity.draw(read(tmp_path))
     assert [len(marks(axis, "none")) for axis in made.figure.axes] == [1, 1, 1]
     assert len(made.data) == len(made.data["run_id"].unique()) == 12 * 7
+    assert "repeated in each" in made.caption
     assert_inside(made.figure)
 
 
@@ -270,6 +271,16 @@ def test_each_batch_size_is_at_its_own_best_rate(tmp_path):
     assert marks(made.figure.axes[0], "bn")[0][1] == pytest.approx((20, 20))
     assert made.data["lr"].tolist() == ["0.01", "0.1"]
     assert "Each point at its own best of 2 learning rates" in made.caption
+
+
+def test_seeds_that_choose_and_seeds_that_are_shown_are_named(tmp_path):
+    for size in (2, 64):
+        for lr in (0.01, 0.1):
+            for seed in (0, 1, 7, 8, 9):
+                run(tmp_path, 0.8 + 0.01 * seed * lr, lr=lr, norm="bn", seed=seed, batch_size=size)
+    (made,) = batch_size.draw(read(tmp_path, tune_seeds=frozenset({0, 1})))
+    assert "(chosen on seeds 0, 1)" in made.caption
+    assert "n = 3 a point, seeds 7-9" in made.caption
 
 
 def test_a_single_seed_has_no_bar(tmp_path):

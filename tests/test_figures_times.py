@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import matplotlib.colors
 import pytest
@@ -161,7 +162,7 @@ def test_twelve_arms_with_long_names_fit(tmp_path):
     assert_inside(made.figure)
 
 
-def test_many_blocks_are_several_pages_and_too_many_are_refused(tmp_path):
+def test_many_blocks_are_several_pages(tmp_path):
     for i in range(24):
         for norm in ("none", "bn"):
             run(tmp_path, 300, norm=norm, optimizer=f"o{i:02}")
@@ -169,6 +170,14 @@ def test_many_blocks_are_several_pages_and_too_many_are_refused(tmp_path):
     assert [page.name for page in pages] == ["time_to_target", "time_to_target_2", "time_to_target_3"]
     assert sum(len(page.data) for page in pages) == 48
     assert max(page.figure.get_size_inches()[1] for page in pages) < 9
+
+
+def test_more_rows_than_ten_pages_hold_are_refused(tmp_path):
+    run(tmp_path, 300, norm="none")
+    made = read(tmp_path, target=0.85)
+    crowd = replace(made, arms=made.arms * 330, contrasts=())
+    with pytest.raises(NotDrawn, match="needs at most 10 pages of rows, found 11; give folders with fewer"):
+        time_to_target.draw(crowd)
 
 
 # ------------------------------------------------------------------------------------------------ speedup_vs_target
@@ -227,6 +236,16 @@ def test_where_the_faster_arm_misses_too_there_is_no_ratio(tmp_path):
     none = made.data[made.data["ratio"].isna()]
     assert none["target"].min() > 0.6
     assert all("no ratio can be given" in why for why in none["refused"])
+
+
+def test_budgets_that_differ_give_no_ratio_and_say_why(tmp_path):
+    pair(tmp_path)
+    runs, metrics = collect([tmp_path])
+    runs.loc[runs["norm"] == "bn", "total_steps"] = 2000
+    (made,) = speedup_vs_target.draw(study(runs, metrics, Options(target=0.85)))
+    assert marks(made.figure.axes[0], "ratio") == []
+    assert texts(made.figure)[1] == "no ratio at any target"
+    assert "Grey without a line: the budgets differ (1,000 to 2,000 steps)." in made.caption
 
 
 def test_targets_that_all_reach_at_once_are_left_out(tmp_path):

@@ -15,7 +15,7 @@ from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
 UNITS = {"step": "Optimizer steps", "examples": "Training examples", "train_s": "Seconds of training"}
 HOW = {
-    "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
+    "leave-one-seed-out": "for each seed the best on the other seeds",
     "same seeds": "chosen on the very seeds that are shown, which flatters it",
 }  # fmt: skip
 STRIP = 0.11  # inches; a line of the numbers above a panel
@@ -104,16 +104,16 @@ def scope(study: Study, arms: Iterable[Arm]) -> str:
     return captions.scope(study.used[study.used["run_id"].isin(ids)])
 
 
-def tuning(arms: Iterable[Arm], what: str = "Each setting") -> str:
-    """At which learning rate each arm is shown, and on which seeds; "" where there is nothing to choose."""
+def tuning(study: Study, arms: Iterable[Arm], what: str = "Each setting") -> str:
+    """At which learning rate each arm is shown, and on which seeds; "" where nothing is shown."""
     chosen = [arm.selection for arm in arms if arm.selection]
-    counts = sorted({s.n_settings for s in chosen})
     if not chosen:
         return ""
-    if counts == [1]:
+    if {s.n_settings for s in chosen} == {1}:
         return f"{what} at its one learning rate, not tuned."
-    ways = " or ".join(dict.fromkeys(HOW[s.how] for s in chosen if s.how in HOW))
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    how = HOW | {"tune/confirm": f"chosen on {seeds(study.options.tune_seeds or ())}"}
+    ways = " or ".join(dict.fromkeys(how[s.how] for s in chosen if s.how in how))
+    n = counted(s.n_settings for s in chosen)
     return f"{what} at its own best of {n} learning rates by final validation accuracy ({ways})."
 
 
@@ -123,6 +123,12 @@ def seeds(numbers: Iterable[int]) -> str:
     if len(some) > 2 and some[-1] - some[0] == len(some) - 1:
         return f"seeds {some[0]}-{some[-1]}"
     return f"seed{'s' * (len(some) != 1)} {', '.join(map(str, some))}"
+
+
+def repeated(panels: Iterable[Group]) -> str:
+    """Says so where a line is in several panels."""
+    shown = [id(arm) for _, lines in panels for _, line in lines for arm in line]
+    return "Lines that belong in several panels are repeated in each." if len(set(shown)) < len(shown) else ""
 
 
 def counted(counts: Iterable[int]) -> str:

@@ -173,5 +173,5 @@ def _caption(study: Study, page: Sequence[_arms.Group], rows: pd.DataFrame, arms
     missing = [arm for arm in study.arms if not arm.column("test_score", arm.reported)]
     if missing:
         parts.append(f"Not drawn, without a test accuracy: {'; '.join(study.name(arm) for arm in missing)}.")
-    parts.append(_arms.tuning(arms, "Each point"))
+    parts += [_arms.tuning(study, arms, "Each point"), _arms.repeated(page)]
     return " ".join(text for text in (*parts, _arms.scope(study, arms)) if text)

@@ -4,12 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from normbench.report import panels
+from normbench.report import panels, stats
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
 from normbench.report.selection import scored_loss
@@ -186,7 +185,7 @@ def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, lef
         )
     if left_out:
         parts.append(f"Not drawn, with fewer than {FEWEST_RATES} learning rates: {', '.join(left_out)}.")
-    return " ".join(text for text in (*parts, _arms.scope(study, arms)) if text)
+    return " ".join(text for text in (*parts, _arms.repeated(page), _arms.scope(study, arms)) if text)
 
 
 def _usable(arms: Sequence[Arm]) -> str:
@@ -198,5 +197,5 @@ def _usable(arms: Sequence[Arm]) -> str:
         found = usable_range(arm.runs)
         if len(found) and len(_rates(arm)) >= FEWEST_RATES and min(arm.runs["lr"].astype(float)) > 0:
             ends = "at least " * bool((found["at_low"] | found["at_high"]).any())
-            said.append(f"{arm.norm} {ends}{np.mean(found['decades']):.1f} decades")
+            said.append(f"{arm.norm} {ends}{stats.mean(found['decades']).estimate:.1f} decades")
     return ", ".join(said)

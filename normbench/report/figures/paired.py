@@ -9,6 +9,7 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from normbench.report import stats
 from normbench.report.figures import Drawn, _arms, _sheet
 from normbench.report.state import ACCURACY_MARGIN, State
 from normbench.report.study import Arm, Contrast, Study
@@ -104,7 +105,7 @@ def _limits(page: Sequence[Panel]) -> list[tuple[float, float]]:
 
 def _mean(panel: Panel) -> float:
     """Of the baseline: where the difference's axis has its 0."""
-    return sum(a for a, _ in panel.pairs.values()) / len(panel.pairs)
+    return stats.mean(a for a, _ in panel.pairs.values()).estimate
 
 
 def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: tuple[float, float]) -> None:
@@ -199,7 +200,7 @@ def _caption(study: Study, page: Sequence[Panel]) -> str:
     refused = [_title(panel) for panel in page if panel.row.state == State.REFUSED]
     if refused:
         parts.append(f"No verdict can be given for {', '.join(refused)}: see comparisons.csv.")
-    return " ".join(text for text in (*parts, _arms.tuning(arms), _arms.scope(study, arms)) if text)
+    return " ".join(text for text in (*parts, _arms.tuning(study, arms), _arms.scope(study, arms)) if text)
 
 
 def _title(panel: Panel) -> str:

@@ -128,6 +128,8 @@ def _draw(axis: Axes, panel: Panel, color: str) -> bool:
             continue
         inside = np.clip(part[["ci_low", "ci_high"]].to_numpy(float), low / 2, high * 2)
         axis.fill_between(x, inside[:, 0], inside[:, 1], color=color, alpha=0.18, linewidth=0, zorder=2)
+        if len(x) == 1:  # a band of no width cannot be seen
+            axis.vlines(x, inside[:, 0], inside[:, 1], color=color, linewidth=0.8, alpha=0.5, zorder=2)
         if state or len(x) == 1:
             marker = {"low": "^", "high": "v", "": "o"}[state]
             axis.plot(x, y, color=color, linestyle=":" if state else "none", linewidth=0.8, label=f"_{state or 'one'}",
@@ -174,9 +176,11 @@ def _caption(study: Study, page: Sequence[Panel], cut: int) -> str:
             "Grey with arrows: one arm never reached the target in some runs, its budget stands for them, and the "
             "ratio is a bound: the true one lies further in the arrows' direction."
         )
-    if "none" in kinds:
-        why = " or both" if len(kinds) > 1 else ""
-        parts.append(f"Grey without a line: no ratio, since the faster arm{why} missed the target in some runs.")
+    reasons = {why for panel in page for why in panel.ratios["refused"] if why}
+    missed = {why for why in reasons if "no ratio can be given" in why}
+    if missed:
+        parts.append("Grey without a line: no ratio, since the faster arm or both missed the target in some runs.")
+    parts += [f"Grey without a line: {why}." for why in sorted(reasons - missed)]
     if any(panel.contrast.target is not None for panel in page):
         post = any(panel.contrast.post_hoc for panel in page)
         parts.append("Dotted: the target of the verdict" + " (chosen after the runs)." * post + "." * (not post))
@@ -186,7 +190,7 @@ def _caption(study: Study, page: Sequence[Panel], cut: int) -> str:
         f"A target is reached at the first of {target.SUSTAIN} consecutive evaluations at or above it; no smoothing. "
         "Targets that every run has reached by its first evaluation are left out."
     )
-    return " ".join(text for text in (*parts, _arms.tuning(arms), _arms.scope(study, arms)) if text)
+    return " ".join(text for text in (*parts, _arms.tuning(study, arms), _arms.scope(study, arms)) if text)
 
 
 def _table(study: Study, page: Sequence[Panel]) -> pd.DataFrame:

@@ -183,7 +183,7 @@ def _caption(study: Study, page: Sequence[Block]) -> str:
     if coarse:
         advice = "; that is coarse: set a smaller eval.every_steps" * (coarse > target.COARSE + 1e-12)
         parts.append(f"A time is known to the evaluation interval, up to {coarse:.0%} of the time itself{advice}.")
-    return " ".join(text for text in (*parts, _arms.tuning(arms), _arms.scope(study, arms)) if text)
+    return " ".join(text for text in (*parts, _arms.tuning(study, arms), _arms.scope(study, arms)) if text)
 
 
 def _table(study: Study, page: Sequence[Block]) -> pd.DataFrame:
