@@ -227,6 +227,7 @@ def test_all_diverged_and_a_single_seed_are_drawn(tmp_path):
     assert marks(axis, "none") == [((0.01, 0.1, 1.0), (2.3,) * 3)]
     assert axis.get_ylim()[0] < 2.3 < axis.get_ylim()[1]
     assert "n = 1 a rate, seed 0" in made.caption
+    assert "Usable range" not in made.caption  # equal guesses are no range of rates that work
     assert_inside(made.figure)
 
 
@@ -316,6 +317,17 @@ def test_norms_and_optimizers_beyond_six_lines_are_several_panels(tmp_path):
     (made,) = batch_size.draw(read(tmp_path))
     assert texts(made.figure) == ["optimizer=adam", "optimizer=sgd"]
     assert len(made.data) == 16
+    assert_inside(made.figure)
+
+
+def test_long_names_above_a_panel_fit(tmp_path):
+    for optimizer in ("sgd", "schedule_free_and_other_long_words"):
+        for norm in ("none", "bn"):
+            for size in (2, 64):
+                run(tmp_path, 0.8, norm=norm, optimizer=optimizer, batch_size=size)
+                lost(tmp_path, norm=norm, optimizer=optimizer, batch_size=size, seed=1)
+    (made,) = batch_size.draw(read(tmp_path))
+    assert "bn, schedule_free_and_other_long_words" in texts(made.figure)
     assert_inside(made.figure)
 
 

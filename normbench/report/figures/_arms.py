@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
 from normbench.report.figures import NotDrawn
-from normbench.report.figures._sheet import note
+from normbench.report.figures._sheet import fitted, note
 from normbench.report.planning import FEWEST
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
@@ -150,7 +150,7 @@ def draw_strip(axis: Axes, strip: Strip, left: float) -> None:
     """Above the panel, a line of text for each entry: how many of how many runs diverged at x."""
     for i, (name, color, counts) in enumerate(reversed(strip)):
         up, look = 2.5 + STRIP * 72 * i, {"color": text_color(color), "va": "bottom"}
-        size = 6.5 * min(1.0, (left - 0.08) / text_width(name, 6.5))
+        size = fitted(name, left - 0.08, size=6.5)
         note(axis, name, (0, 1), (-3, up), ha="right", fontsize=size, **look)
         for x, said in counts.items():
             note(axis, said, (x, 1), (0, up), ("data", "axes fraction"), ha="center", fontsize=6.5, **look)

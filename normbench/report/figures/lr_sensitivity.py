@@ -193,7 +193,7 @@ def _usable(arms: Sequence[Arm]) -> str:
     if len({arm.norm for arm in arms}) < len(arms):
         return ""
     said = []
-    for arm in arms:
+    for arm in (arm for arm in arms if not (arm.runs["state"] == "diverged").all()):
         found = usable_range(arm.runs)
         if len(found) and len(_rates(arm)) >= FEWEST_RATES and min(arm.runs["lr"].astype(float)) > 0:
             ends = "at least " * bool((found["at_low"] | found["at_high"]).any())
