@@ -309,7 +309,7 @@ def test_diverged_runs_of_a_batch_size_are_counted_above(tmp_path):
     assert_inside(made.figure)
 
 
-def test_norms_and_optimizers_beyond_six_lines_are_several_panels(tmp_path):
+def test_each_optimizer_has_a_panel_of_batch_sizes(tmp_path):
     for norm in ("none", "bn", "gn", "ln"):
         for optimizer in ("sgd", "adam"):
             for size in (2, 64):
@@ -321,13 +321,13 @@ def test_norms_and_optimizers_beyond_six_lines_are_several_panels(tmp_path):
 
 
 def test_long_names_above_a_panel_fit(tmp_path):
-    for optimizer in ("sgd", "schedule_free_and_other_long_words"):
-        for norm in ("none", "bn"):
-            for size in (2, 64):
-                run(tmp_path, 0.8, norm=norm, optimizer=optimizer, batch_size=size)
-                lost(tmp_path, norm=norm, optimizer=optimizer, batch_size=size, seed=1)
+    name = "a_norm_with_a_name_of_many_long_words"
+    for norm in (name, "bn"):
+        for size in (2, 64):
+            run(tmp_path, 0.8, norm=norm, batch_size=size)
+            lost(tmp_path, norm=norm, batch_size=size, seed=1)
     (made,) = batch_size.draw(read(tmp_path))
-    assert "bn, schedule_free_and_other_long_words" in texts(made.figure)
+    assert name in texts(made.figure)
     assert_inside(made.figure)
 
 

@@ -19,7 +19,7 @@ HOW = {
     "same seeds": "chosen on the very seeds that are shown, which flatters it",
 }  # fmt: skip
 STRIP = 0.11  # inches; a line of the numbers above a panel
-Group = tuple[str, list[tuple[str, list[Arm]]]]  # title of a panel, and each of its lines with its arms
+Group = tuple[str, list[tuple[str, list[Arm]]]]  # title of a panel, and the norm of each of its lines with its arms
 
 
 def dot(study: Study, arm: Arm) -> dict[str, Any]:
@@ -37,38 +37,32 @@ def words(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={tables.cell_text(value)}" for key, value in setting.items() if value != "")
 
 
-def groups(study: Study, arms: Sequence[Arm], along: Sequence[str], apart: Sequence[str] = ()) -> list[Group]:
-    """Panels of lines. `along`: the keys that the x axis runs over; `apart`: what is not told by dashes but by panels.
+def groups(study: Study, arms: Sequence[Arm], along: str) -> list[Group]:
+    """Panels of lines, one a norm; each optimizer, and what else varies, has panels of its own.
 
-    An arm belongs to the line of the arms that differ in nothing but `along`.
+    An arm belongs to the line of the arms that differ in nothing but `along`, the key that the x axis runs over.
     """
     lines: dict[tuple, list[Arm]] = {}
     for arm in arms:
-        lines.setdefault(tuple(str(v) for k, v in arm.setting.items() if k not in along), []).append(arm)
+        lines.setdefault(tuple(str(v) for k, v in arm.setting.items() if k != along), []).append(arm)
     firsts = [line[0] for line in lines.values()]
     made = [list(line) for line in lines.values()]
-    varied = [k for k in study.keys if k not in along and len({str(a.setting[k]) for a in firsts}) > 1]
+    varied = [k for k in study.keys if k != along and len({str(a.setting[k]) for a in firsts}) > 1]
     setting = pd.DataFrame([{k: a.setting[k] for k in varied} for a in firsts], range(len(firsts)), varied, object)
     frame = pd.DataFrame(
         {"run_id": map(str, range(len(firsts))), "seed": 0, "norm": [a.norm for a in firsts],
          "optimizer": [a.optimizer for a in firsts]}
     )  # fmt: skip
     found: list[Group] = []
-    parts = setting[list(apart)].apply(tuple, axis=1) if apart and set(apart) <= set(varied) else None
-    for part in [None] if parts is None else sorted(set(parts), key=tables.natural):
-        kept = frame if parts is None else frame[parts == part]
-        said = "" if part is None else words(dict(zip(apart, part, strict=True)))
-        rest = setting.loc[kept.index].drop(columns=[] if part is None else list(apart))
+    for optimizer in sorted(set(frame["optimizer"])):
+        kept = frame[frame["optimizer"] == optimizer]
+        said = f"optimizer={optimizer}" * ("optimizer" in varied)
+        rest = setting.loc[kept.index].drop(columns="optimizer", errors="ignore")
         for row in facets.rows(kept, rest):
             title = ", ".join(text for text in (said, row.title) if text)
             inside = [made[int(i)] for line in row.lines for i in line.run_ids]
-            found.append((title, [(_line_name(study, line[0]), line) for line in inside]))
+            found.append((title, [(line[0].norm, line) for line in inside]))
     return found
-
-
-def _line_name(study: Study, arm: Arm) -> str:
-    """By norm, and by optimizer where there are several."""
-    return arm.norm if study.used["optimizer"].nunique() == 1 else f"{arm.norm}, {arm.optimizer}"
 
 
 def compared(study: Study, seeds_of: Callable[[Arm], Iterable[int]]) -> dict[int, list[int]]:
@@ -143,7 +137,7 @@ Strip = list[tuple[str, str, dict[float, str]]]  # for a line with diverged runs
 def strip_left(strips: Iterable[Strip], least: float) -> float:
     """Inches left of a panel that the names of its strip need."""
     widest = max((text_width(name, 6.5) for strip in strips for name, *_ in strip), default=0.0)
-    return max(least, min(widest + 0.12, 1.0))
+    return max(least, min(1.04 * widest + 0.12, 1.6))
 
 
 def draw_strip(axis: Axes, strip: Strip, left: float) -> None:

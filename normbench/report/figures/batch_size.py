@@ -13,7 +13,7 @@ from normbench.report import panels, stats
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.planning import FEWEST
 from normbench.report.study import Arm, Study
-from normbench.report.style import RC, mean_look, norm_looks, optimizer_dashes
+from normbench.report.style import RC, mean_look, norm_looks
 
 KEY = "batch_size"
 HEIGHT, FOOT, LEFT = 1.8, 0.4, 0.42  # inches, around a panel
@@ -26,7 +26,7 @@ LOST = {"linestyle": "none", "marker": "x", "markersize": 3.5, "markeredgewidth"
 
 
 def draw(study: Study) -> list[Drawn]:
-    """A line a norm and optimizer, a panel for each value of what else varies.
+    """A line a norm, a panel for each optimizer and each value of what else varies.
 
     Raises:
         NotDrawn: no norm has runs of FEWEST_SIZES batch sizes.
@@ -35,7 +35,7 @@ def draw(study: Study) -> list[Drawn]:
     if len(sizes) < FEWEST_SIZES or KEY not in study.keys:
         raise NotDrawn(f"needs >={FEWEST_SIZES} batch sizes, found {len(sizes)}")
     arms = [arm for arm in study.arms if arm.column("test_score", arm.reported)]
-    every = _arms.groups(study, arms, (KEY,))
+    every = _arms.groups(study, arms, KEY)
     found = [g for g in every if any(len(line) >= FEWEST_SIZES for _, line in g[1])]
     if not found:
         raise NotDrawn(f"needs >={FEWEST_SIZES} batch sizes of one setting with test accuracies, found 1 at most")
@@ -61,12 +61,10 @@ def _summary(arm: Arm) -> dict[str, Any]:
 
 
 def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
-    looks, dashes = norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"])
+    looks = norm_looks(study.used["norm"])
     arms = {id(arm): arm for _, lines in page for _, line in lines for arm in line}
     rows = {key: _summary(arm) for key, arm in arms.items()}
-    entries = {
-        label: mean_look(line[0].norm, looks, dashes[line[0].optimizer]) for _, lines in page for label, line in lines
-    }
+    entries = {norm: mean_look(norm, looks) for _, lines in page for norm, _ in lines}
     lost = any(row["n_ok"] < row["n"] for row in rows.values())
     blocks = [entries, {"diverged run": {"color": "#555555"} | LOST} if lost else {}]
     strips = [_strip(lines, looks) for _, lines in page]
@@ -87,10 +85,10 @@ def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
         if axis in sheet.last:
             axis.set_xlabel("Batch size (log scale)", labelpad=2)
         axis.set_ylabel("Test error (%)" + ", log scale" * log, rotation=0, ha="left", va="bottom")
-        axis.yaxis.set_label_coords(-0.04, 1.03 + above / HEIGHT)
-        for number, (label, line) in enumerate(lines):
+        axis.yaxis.set_label_coords((0.03 - left) / sheet.panel, 1.03 + above / HEIGHT)
+        for number, (norm, line) in enumerate(lines):
             shift = room ** (2 * SHIFT / 0.14 * (number - (len(lines) - 1) / 2))
-            _draw(axis, label, line, rows, entries[label], shift)
+            _draw(axis, norm, line, rows, entries[norm], shift)
         _arms.draw_strip(axis, strip, left)
     data = pd.DataFrame(list(rows.values()))
     return Drawn(name, sheet.figure, _caption(study, page, data, list(arms.values())), data)
@@ -126,9 +124,9 @@ def _limits(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> tuple[flo
 
 def _strip(lines: Sequence, looks: Mapping[str, tuple[str, str]]) -> _arms.Strip:
     found = []
-    for label, line in lines:
+    for norm, line in lines:
         runs = pd.concat([arm.runs[arm.runs["run_id"].isin(arm.reported.values())] for arm in line])
-        found.append((label, looks[line[0].norm][0], _arms.diverged_counts(runs, KEY)))
+        found.append((norm, looks[norm][0], _arms.diverged_counts(runs, KEY)))
     return [entry for entry in found if entry[2]]
 
 

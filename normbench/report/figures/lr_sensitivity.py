@@ -35,7 +35,7 @@ def draw(study: Study) -> list[Drawn]:
     most = max((len(_rates(arm)) for arm in study.arms), default=0)
     if most < FEWEST_RATES:
         raise NotDrawn(f"needs >={FEWEST_RATES} learning rates, found {most}")
-    every = _arms.groups(study, study.arms, (LR,), ("optimizer",))
+    every = _arms.groups(study, study.arms, LR)
     found = [g for g in every if any(len(_rates(arm)) >= FEWEST_RATES for _, line in g[1] for arm in line)]
     points = {arm_id: _points(study, arm) for arm_id, arm in ((id(arm), arm) for arm in study.arms)}
     left_out = [title for title, _ in every if title not in {title for title, _ in found}]
@@ -107,7 +107,7 @@ def _page(
         if axis in sheet.last:
             axis.set_xlabel("Learning rate (log scale)", labelpad=2)
         axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
-        axis.yaxis.set_label_coords(-0.04, 1.03 + above / HEIGHT)
+        axis.yaxis.set_label_coords((0.03 - left) / sheet.panel, 1.03 + above / HEIGHT)
         for _, line in lines:
             for arm in line:
                 _draw(axis, points[id(arm)], arm.norm, looks)
