@@ -99,7 +99,7 @@ def test_bad_tables_are_refused():
 
 def test_a_choice_at_the_edge_names_the_wider_range():
     high = choose(runs([[0.1] * 3, [0.2] * 3, [0.3] * 3, [0.4] * 3]), "val_acc")
-    assert high.edges == (selection.Edge("lr", 1.0, "lr=10,1e+02"),)
+    assert high.edges == (selection.Edge("lr", 1.0, "lr=10,100"),)
     low = choose(runs([[0.4] * 3, [0.2] * 3, [0.1] * 3], lrs=(0.003, 0.01, 0.03)), "val_acc")
     assert low.edges == (selection.Edge("lr", 0.003, "lr=0.00027,0.0009"),)
     part = choose(runs([[0.1] * 3, [0.5, 0.5, 0.5], [0.4, 0.7, 0.4]], lrs=(1, 2, 4)), "val_acc")

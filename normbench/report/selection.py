@@ -161,4 +161,4 @@ def _beyond(end: float, beside: float) -> list[float]:
 
 
 def _typed(value: float) -> str:
-    return f"{value:.2g}"
+    return f"{value:.3g}"

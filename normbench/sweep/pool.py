@@ -249,8 +249,7 @@ class _Worker:
 
     def close(self) -> None:
         if self.pool is not None:
-            starting = self.pid is not None and not self.pid.done()
-            self.pool.shutdown(wait=True, kill_workers=self.busy or starting)
+            self.pool.shutdown(wait=True, kill_workers=True)  # its runs have ended; an orderly exit takes a second
         self.pool = self.pid = self.future = None
 
 
@@ -260,6 +259,9 @@ def _prepare(path: list[str], parent: int) -> None:
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     import torch._dynamo  # noqa: F401 - as torch.optim does at its first step, which takes a second
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and is missed where one is killed
 
     from normbench import train  # noqa: F401
 
