@@ -180,3 +180,14 @@ def test_an_automatic_target_is_said_to_be_chosen_afterwards(twice_as_fast):
     assert (contrast.target, contrast.post_hoc) == (0.8, True)
     assert "post_hoc_target" in contrast.rows[0].flags
     assert "post_hoc_target" not in contrast.rows[-1].flags
+
+
+def test_the_accuracy_leads_where_evaluations_are_too_far_apart_to_tell_a_time(tmp_path):
+    for seed in range(3):
+        for norm, reaches in (("none", 1000), ("bn", 500)):
+            values = tuple(0.1 if step < reaches else 0.8 for step in (0, 500, 1000, 1500, 2000))
+            write_run(
+                tmp_path, steps=(0, 500, 1000, 1500, 2000), accuracies=values, losses=tuple(2.3 - v for v in values),
+                norm=norm, seed=seed, top={"total_steps": 2000},
+            )  # fmt: skip
+    assert [row.metric for row in made(tmp_path, target=0.8).contrasts[0].rows][:2] == ["test_acc", "steps_to_0.8"]
