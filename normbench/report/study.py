@@ -25,6 +25,7 @@ BASELINES = (
     "optimizer",
     "batch_size",
 )  # in which of them to compare, if nothing is said: the first that varies
+UNTOLD = 0.5  # evaluation interval / time to target from which on a time is hardly told at all
 ORIGIN = ("git_commit", "torch_version", "normbench_version", "device")
 Setting = dict[str, Any]  # key -> value; "" where the arm has no such key
 
@@ -295,7 +296,7 @@ def _questions(made: Study, contrast: Contrast) -> list[_Question]:
         for metric in dict.fromkeys((unit, "train_s")):
             found.append(_times(made, contrast, metric, a.reported, b.reported, False))
     accuracy = _accuracy(a, b, a.reported, b.reported, False)
-    too_coarse = bool(found) and found[0].effect.resolution > target.COARSE
+    too_coarse = bool(found) and found[0].effect.resolution >= UNTOLD
     found.insert(0 if too_coarse else len(found), accuracy)
     if a.selection and b.selection and max(a.selection.n_settings, b.selection.n_settings) > 1:
         (rate,) = a.selection.best
