@@ -190,4 +190,5 @@ def test_the_accuracy_leads_where_evaluations_are_too_far_apart_to_tell_a_time(t
                 tmp_path, steps=(0, 500, 1000, 1500, 2000), accuracies=values, losses=tuple(2.3 - v for v in values),
                 norm=norm, seed=seed, top={"total_steps": 2000},
             )  # fmt: skip
-    assert [row.metric for row in made(tmp_path, target=0.8).contrasts[0].rows][:2] == ["test_acc", "steps_to_0.8"]
+    assert [row.metric for row in made(tmp_path).contrasts[0].rows][:2] == ["test_acc", "steps_to_0.8"]
+    assert made(tmp_path, target=0.8).contrasts[0].rows[0].metric == "steps_to_0.8"

@@ -289,14 +289,17 @@ def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def _questions(made: Study, contrast: Contrast) -> list[_Question]:
-    """The headline first: the time to the target, or, where evaluations are too far apart to tell it, the accuracy."""
+    """The headline first: the time to the target, or, if it is not asked for and evaluations are too far apart to tell
+    it, the accuracy.
+    """
     a, b, unit = contrast.baseline, contrast.variant, made.options.x
     found = []
     if contrast.target is not None:
         for metric in dict.fromkeys((unit, "train_s")):
             found.append(_times(made, contrast, metric, a.reported, b.reported, False))
     accuracy = _accuracy(a, b, a.reported, b.reported, False)
-    too_coarse = bool(found) and found[0].effect.resolution >= UNTOLD
+    asked_for = made.options.target is not None or made.options.x != "step"
+    too_coarse = bool(found) and not asked_for and found[0].effect.resolution >= UNTOLD
     found.insert(0 if too_coarse else len(found), accuracy)
     if a.selection and b.selection and max(a.selection.n_settings, b.selection.n_settings) > 1:
         (rate,) = a.selection.best
