@@ -508,3 +508,15 @@ def test_the_svg_carries_its_caption_and_fonts_and_no_id_twice(tmp_path):
     assert len(ids) == len(set(ids))
     assert b">Validation accuracy</text>" in files["figures/curves.svg"]
     assert b"/Type3" not in files["figures/curves.pdf"]
+
+
+def test_of_many_seeds_the_first_are_drawn_and_the_mean_is_that_of_all(tmp_path):
+    for seed in range(60):
+        write_run(tmp_path, norm="bn", seed=seed, accuracies=(0.1, 0.7, 0.8 if seed < 50 else 0.5))
+        write_run(tmp_path, norm="none", seed=seed)
+    (item,) = drawn(tmp_path)
+    axis = item.figure.axes[0]
+    thin = [line for line in axis.get_lines() if line.get_label().startswith("_run")]
+    assert len(thin) == 2 * 50
+    assert lines(axis)["bn, adam"].get_ydata()[-1] == pytest.approx((50 * 0.8 + 10 * 0.5) / 60)
+    assert "Thin lines: the first 50 of 60 seeds; thick lines: the mean of all." in item.caption

@@ -8,6 +8,13 @@ from normbench.report.facets import Row
 from normbench.report.panels import Points
 from normbench.report.tables import cell_text
 
+MOST_SEED_LINES = 200  # a figure: more are neither seen apart nor quickly drawn
+
+
+def seeds_drawn(page: Sequence[Row]) -> int:
+    """How many seeds of a line are drawn in each panel of this page."""
+    return max(1, MOST_SEED_LINES // (2 * sum(len(row.lines) for row in page)))
+
 
 def curves_caption(
     page: Sequence[Row], runs: pd.DataFrame, accuracy: Mapping[str, Points], loss: Mapping[str, Points],
@@ -22,7 +29,10 @@ def curves_caption(
         parts.append("Each line is a single run, of one seed.")
     else:
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        parts.append(f"Thin lines: single seeds ({n} a setting); thick lines: their mean.")
+        few = seeds_drawn(page)
+        shown = f"the first {few} of {n} seeds" if counts[-1] > few else f"single seeds ({n} a setting)"
+        mean = "the mean of all" if counts[-1] > few else "their mean"
+        parts.append(f"Thin lines: {shown}; thick lines: {mean}.")
     parts.append(scope(own))
     drawn = [line for row in page for line in row.lines]
     if len(set(drawn)) < len(drawn):

@@ -117,8 +117,11 @@ def plain_log_ticks(axis: Axes, which: str, fewest: int = 4, most: int = 9) -> N
     one.set_minor_locator(ticker.NullLocator())
 
 
-def draw(axis: Axes, row: Row, curves: Curves) -> dict[Line, Points]:
-    """Draw the row's lines into `axis`, whose limits are set; gives the mean of each that has one to its end."""
+def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[Line, Points]:
+    """Draw the row's lines into `axis`, whose limits are set; gives the mean of each that has one to its end.
+
+    Of a line's runs the first `most` (None: all) are drawn, and those that diverged; the mean is that of all.
+    """
     ends = {}
     for number, line in enumerate(row.lines):
         runs = {i: curves.points[i] for i in line.run_ids if i in curves.points}
@@ -131,7 +134,9 @@ def draw(axis: Axes, row: Row, curves: Curves) -> dict[Line, Points]:
             look: dict[str, Any] = (
                 {"linewidth": 0.5, "alpha": 0.35} if whole else {"linewidth": 0.7, "alpha": 0.7, "linestyle": dash}
             )
-            for run_id, (x, y) in runs.items():
+            for number_of_run, (run_id, (x, y)) in enumerate(runs.items()):
+                if most is not None and number_of_run >= most and run_id not in curves.diverged:
+                    continue
                 axis.plot(x, y, color=color, **look, label=f"_run {run_id}", zorder=2)
         if len(runs) == len(line.run_ids):
             x, y = mean_of(list(runs.values()))

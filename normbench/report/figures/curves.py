@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from normbench.report import panels, tables
-from normbench.report.captions import curves_caption
+from normbench.report.captions import curves_caption, seeds_drawn
 from normbench.report.facets import MOST_LINES, Line, Row, even, rows
 from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.study import Study
@@ -57,7 +57,8 @@ def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> 
     pages = _pages(facets)
     names = ["curves", *(f"curves_{number}" for number in range(2, len(pages) + 1))]
     with matplotlib.rc_context(RC):
-        return [_page(name, page, runs, metrics) for name, page in zip(names, pages, strict=True)]
+        measured = {metric: panels.measured(metrics, metric) for metric, _ in AXES}
+        return [_page(name, page, runs, measured) for name, page in zip(names, pages, strict=True)]
 
 
 def _pages(facets: list[Row]) -> list[list[Row]]:
@@ -65,10 +66,12 @@ def _pages(facets: list[Row]) -> list[list[Row]]:
     return [[facets[int(i)] for i in chunk] for chunk in even(numbers, MOST_ROWS)]
 
 
-def _page(name: str, page: Sequence[Row], runs: pd.DataFrame, metrics: pd.DataFrame) -> Drawn:
+def _page(
+    name: str, page: Sequence[Row], runs: pd.DataFrame, measured: Mapping[str, Mapping[str, panels.Points]]
+) -> Drawn:
     looks, dashes = norm_looks(runs["norm"]), optimizer_dashes(runs["optimizer"])
     diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
-    by_metric = {c: panels.Curves(panels.measured(metrics, c), looks, dashes, diverged) for c, _ in AXES}
+    by_metric = {c: panels.Curves(points, looks, dashes, diverged) for c, points in measured.items()}
     names = line_names({line for row in page for line in row.lines}, runs)
     layout = _Layout(page, names, direct=True)
     figure, ends = _drawn(page, runs, by_metric, layout)
@@ -125,6 +128,7 @@ def _drawn(
 ) -> tuple[Figure, dict[Axes, dict[Line, panels.Points]]]:
     """The panels without labels or legend, and in each the means that have an end to label."""
     figure, ends = Figure(figsize=(WIDTH, layout.height)), {}
+    reached = by_metric["val_acc"].points
     for number, row in enumerate(page):
         own = runs[runs["run_id"].isin([i for line in row.lines for i in line.run_ids])]
         same = runs[runs["dataset"].isin(own["dataset"])]  # rows of one data set share their axes: they are compared
@@ -133,7 +137,7 @@ def _drawn(
             curves = by_metric[metric]
             axis = figure.add_axes(layout.box(number, column))
             points = {i: curves.points[i] for i in same["run_id"] if i in curves.points}
-            last = [x[-1] for i, (x, _) in by_metric["val_acc"].points.items() if i in set(own["run_id"])]
+            last = [reached[i][0][-1] for i in own["run_id"] if i in reached]
             end = max([*last, *own["total_steps"].dropna().astype(float), 1.0])
             axis.set_xlim(-0.01 * end, 1.015 * end)  # room for half a marker
             if metric == "val_acc":
@@ -147,7 +151,7 @@ def _drawn(
             axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axis.set_ylabel(title, rotation=0, ha="left", va="bottom")
             axis.yaxis.set_label_coords(0, 1.03)
-            ends[axis] = panels.draw(axis, row, curves)
+            ends[axis] = panels.draw(axis, row, curves, seeds_drawn(page))
             panels.explain_if_empty(axis, row, curves)
             if number == len(page) - 1:
                 axis.set_xlabel("Optimizer steps", labelpad=2)
