@@ -141,6 +141,6 @@ def test_a_users_class_needs_to_know_nothing_of_it(kept, tmp_path, monkeypatch, 
     assert len(data.train[1]) == 40
 
 
-def test_the_data_command_takes_the_key(capsys):
-    assert command.main(["fashion_mini", "dataset.train_size=50"]) == 0
-    assert "10,000 training" in capsys.readouterr().out
+def test_the_data_command_says_that_the_key_is_not_for_it(capsys):
+    assert command.main(["fashion_mini", "dataset.train_size=50"]) == 2
+    assert "dataset.train_size is for normbench train" in capsys.readouterr().err

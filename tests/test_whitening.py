@@ -241,7 +241,8 @@ def test_a_sweep_runs_what_it_can(tmp_path):
     typed = ["preprocess=scale,pca,zca", "model=mlp,lenet", "dataset=synthetic", "dataset.image_size=32"]
     with initialize_config_module("normbench.conf", version_base="1.3"):
         planned = jobs.plan(GlobalHydra.instance().config_loader(), [*typed, f"out={tmp_path}"])
-        work = session.sort_out(planned)
+        work = session.look_for_finished(planned)
+        session.check(work)
     assert len(work.todo) == 5
     [(job, reason)] = work.impossible
     assert (job.config.preprocess["name"], job.config.model["name"]) == ("pca", "lenet")
