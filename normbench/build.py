@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normbench import assembly, streams
+from normbench import _dynamo, assembly, streams
 from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
 from normbench.parts import OURS, in_words, maker_of, offered, part
@@ -63,6 +63,7 @@ def optimizer(
     from normbench.norm import Impossible
     from normbench.optimizer import matrices, norms_and_biases
 
+    _dynamo.leave_out()
     maker = maker_of("optimizer", settings["_target_"])
     takes = inspect.signature(maker).parameters
     runtime: dict[str, Any] = {"matrices": matrices(model, head)} if "matrices" in takes else {}

@@ -75,7 +75,7 @@ def set_determinism(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms() would import torch's compiler, too
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - costs time, changes no bit
     torch.backends.cudnn.benchmark = False
     torch.set_flush_denormal(True)

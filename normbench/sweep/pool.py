@@ -258,12 +258,11 @@ def _prepare(path: list[str], parent: int) -> None:
     sys.path[:] = path
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    import torch._dynamo  # noqa: F401 - as torch.optim does at its first step, which takes a second
     from tqdm import tqdm
 
     tqdm.set_lock(threading.RLock())  # its own is shared between processes, and is missed where one is killed
 
-    from normbench import train  # noqa: F401
+    from normbench import train  # noqa: F401 - and torch with it: a second
 
 
 def _follow(parent: int) -> None:
