@@ -54,7 +54,7 @@ def told(count: int, first: int) -> Iterator[tuple[Callable[[int, Any], None], C
     """What a launcher of several runs at once calls, as each of the `count` ends and now and then: lines and a bar."""
     from tqdm import tqdm
 
-    from normbench.sweep.pool import has_failed
+    from normbench.sweep.pool import ending, has_failed
 
     failed = 0
     with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
@@ -63,7 +63,9 @@ def told(count: int, first: int) -> Iterator[tuple[Callable[[int, Any], None], C
             nonlocal failed
             failed += has_failed(result)
             line = (
-                f"not run: {result}" if isinstance(result, Exception) else f"{describe(result)}  {result.folder.name}"
+                f"{ending(result)}: {result}"
+                if isinstance(result, Exception)
+                else f"{describe(result)}  {result.folder.name}"
             )
             tqdm.write(f"{first + number:>4}  {line}", file=sys.stdout)
             sys.stdout.flush()
@@ -107,7 +109,7 @@ def describe(outcome: run.Outcome) -> str:
     elif record["val_acc"] is not None:
         text += f"  validation accuracy {record['val_acc']:.4f} so far"
     if record["reason"]:
-        text += f"  ({record['reason']})"
+        text += f"  ({' '.join(record['reason'].split())})"
     return f"{text}  {record['train_s']:.1f} s of training"
 
 

@@ -19,7 +19,7 @@ Removes what is not needed of the runs below the folders. Without --yes it only 
 
   what a killed process left behind, and checkpoints that were moved aside as damaged: always
   --keep     of the checkpoints of complete runs, as checkpoint.keep does: weights (the network can still be loaded and
-             evaluated) or none
+             evaluated) or none; what is gone is made again only into another out=FOLDER
   --states   whole runs in these states: damaged, failed, interrupted, paused, diverged, skipped
   --yes      do it
 
@@ -71,7 +71,7 @@ def _read(args: Sequence[str]) -> tuple[list[Path], str, set[str], bool]:
 
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--keep", choices=("all", "weights", "none"), default="all")
+    parser.add_argument("--keep", choices=("weights", "none"), default="all")
     parser.add_argument("--states", default="")
     parser.add_argument("--yes", action="store_true")
     found = parser.parse_args(list(args))

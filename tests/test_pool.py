@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def test_a_process_that_dies_takes_no_other_run_with_it(bad, make):
     assert [isinstance(r, pool.Died) for r in results] == [False, True, False, True, True] + [False] * 5
     states = [r.state for r in results if isinstance(r, run.Outcome)]
     assert states == ["complete", "failed", "diverged", *["complete"] * 4]
-    assert "its process died" in str(results[1])
+    assert str(results[1]) == "its process died: SIGSEGV(-11)"
+    assert str(results[3]) == "its process died: EXIT(9)"
 
 
 def test_after_a_failure_nothing_more_is_begun(bad, make):
@@ -177,7 +179,8 @@ def test_the_command_names_every_failure(bad, tmp_path):
     done = subprocess.run(sweep(*arms), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "4 runs: 0 done before, 4 to train, 0 impossible" in done.stdout
-    assert "its process died" in done.stdout
+    assert "died: its process died: EXIT(9)" in done.stdout
+    assert re.search(r"^  died: results/runs/Net-none-adam-s0-\w+: its process died: EXIT\(9\)$", done.stdout, re.M)
     assert "on purpose" in done.stdout
     assert "traceback in its train.log" in done.stdout
     assert "1 diverged" in done.stdout

@@ -5,6 +5,7 @@ Each worker is a pool of one process (joblib's loky), so that a process that die
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -99,6 +100,11 @@ def run_all(
 
 def has_failed(result: Result) -> bool:
     return isinstance(result, Exception) or result.state == "failed"
+
+
+def ending(result: Exception) -> str:
+    """In a word, how a run ended that has no outcome."""
+    return {Died: "died", TooLong: "stopped"}.get(type(result), "not run")
 
 
 def is_full(result: Result) -> bool:
@@ -241,7 +247,8 @@ class _Worker:
             return self.instead or future.result()
         except BrokenProcessPool as error:
             self.close()
-            return self.instead or Died(f"its process died: {' '.join(str(error).split())}")
+            codes = re.search(r"exit codes of the workers are \{([^{}]*)\}", str(error))
+            return self.instead or Died(f"its process died: {codes[1] if codes else 'killed, or a crash'}")
         except Exception as error:
             return error
         finally:

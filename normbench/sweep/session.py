@@ -158,9 +158,16 @@ def _how_it_went(job: jobs.Job, result: JobReturn) -> tuple[str, str]:
     """The state of a job that was launched, and what to say of it if something is wrong."""
     value = result._return_value
     if result.status is JobStatus.COMPLETED:
-        line = f"  failed: {value.folder}: {value.record['reason']} (traceback in its train.log)"
-        return value.state, line if value.state == "failed" else ""
+        reason = " ".join((value.record["reason"] or "").split())
+        lines = {
+            "failed": f"  failed: {value.folder}: {reason} (traceback in its train.log)",
+            "interrupted": f"  interrupted: {value.folder}; the same command goes on with it",
+        }
+        return value.state, lines.get(value.state, "")
     if isinstance(value, records.InUse):  # another process has it; perhaps it is done by now
         outcome = run.finished(job.config)
         return (outcome.state, "") if outcome else ("in use", f"  in use: {value}")
-    return "not run", f"  not run: {' '.join(job.overrides)}: {value}"
+    from normbench.sweep.pool import ending
+
+    word, folder = ending(value), job.config.folder
+    return word, f"  {word}: {folder if folder.exists() else ' '.join(job.overrides)}: {value}"
