@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -13,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from normbench import catalog
-from normbench.config import GROUPS, ConfigError
+from normbench.config import GROUPS, ConfigError, RunConfig
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 TEXT = ("out", "name", "dataset.root", "dataset.name", "model.name")  # 007 and 1e3 are folders or names here
@@ -83,10 +84,6 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _is_setting(key: str) -> bool:
     """`epochs`, `norm`, `optimizer.lr`, even mistyped behind the point: not by its value, only by its first word."""
-    from dataclasses import fields
-
-    from normbench.config import RunConfig
-
     return key.partition(".")[0] in {field.name for field in fields(RunConfig)}
 
 

@@ -1,5 +1,13 @@
 """What was drawn into a figure, for tests: coordinates and texts, not bytes."""
 
+from normbench.report.collect import collect
+from normbench.report.study import Options, study
+
+
+def read(root, **options):
+    """The study of the runs below a folder."""
+    return study(*collect([root]), Options(**options))
+
 
 def marks(axis, label):
     """(x, y) of the lines whose label begins with that, in the order drawn."""

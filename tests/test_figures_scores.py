@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from drawn import assert_inside, marks, texts
+from drawn import assert_inside, marks, read, texts
 from fakes import write_run
 
 from normbench.report.collect import collect
@@ -25,10 +25,6 @@ def lost(root, lr=0.1, **settings):
     settings.setdefault("optimizer", "sgd")
     write_run(root, accuracies=(0.1, 0.5), losses=(2.3, 0.4), steps=(0, 100), state="diverged", optimizer__lr=lr,
               **settings)  # fmt: skip
-
-
-def read(root, **options):
-    return study(*collect([root]), Options(**options))
 
 
 def pair(root, none=(0.80, 0.81, 0.82), bn=(0.82, 0.84, 0.83)):

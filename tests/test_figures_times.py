@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import matplotlib.colors
 import pytest
-from drawn import assert_inside, marks, texts
+from drawn import assert_inside, marks, read, texts
 from fakes import write_run
 
 from normbench.report.collect import collect
@@ -27,10 +27,6 @@ def run(root, at, top=0.9, accuracies=None, optimizer="sgd", **settings):
     losses = tuple(2.3 * (1 - a) for a in accuracies)
     write_run(root, steps=STEPS, accuracies=accuracies, losses=losses, top={"total_steps": 1000}, optimizer=optimizer,
               optimizer__lr=0.1, **settings)  # fmt: skip
-
-
-def read(root, **options):
-    return study(*collect([root]), Options(**options))
 
 
 def pair(root, none=(400, 500, 600), bn=(200, 250, 300)):

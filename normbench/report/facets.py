@@ -4,12 +4,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 
 from normbench.report.tables import cell_text, natural
 
 MOST_LINES = 6  # a panel
+T = TypeVar("T")
 LINE_GROUPS = ("norm", "optimizer")  # they are colour and dash, not facets
 
 
@@ -88,8 +90,8 @@ def norm_chunks(norms: list[str]) -> list[list[str]]:
     return [baseline + chunk for chunk in even(rest, MOST_LINES - len(baseline))]
 
 
-def even(items: list[str], most: int) -> list[list[str]]:
+def even(items: Sequence[T], most: int) -> list[list[T]]:
     """As few chunks as possible of at most `most` items, of sizes as equal as possible."""
     count = math.ceil(len(items) / most)
     bounds = [round(i * len(items) / count) for i in range(count + 1)]
-    return [items[a:b] for a, b in itertools.pairwise(bounds)]
+    return [list(items[a:b]) for a, b in itertools.pairwise(bounds)]

@@ -46,6 +46,12 @@ def words(arms: Sequence[Arm]) -> str:
     return f"Each at its own best of {several} learning rates by final validation accuracy ({ways})."
 
 
+def crosses(some: pd.DataFrame) -> str:
+    """What the crosses of the diverged among these runs are, where means end there; "" where there are none."""
+    lost = int((some["state"] == "diverged").sum())
+    return f"Crosses: {several(lost, 'diverged run')}, at the last finite point; means end there." if lost else ""
+
+
 def left_out(study: Study) -> str:
     """Arms that have no reported run, and why; "" where there are none."""
     said = [f"{study.name(arm)} ({arm.why})" for arm in study.arms if not arm.reported]

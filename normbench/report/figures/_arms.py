@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
 from normbench.report.figures import NotDrawn
-from normbench.report.figures._sheet import fitted, note
+from normbench.report.figures._sheet import Sheet, fitted, legend, legend_height, note, sheet_width
 from normbench.report.planning import FEWEST
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
@@ -138,6 +138,27 @@ def strip_left(strips: Iterable[Strip], least: float) -> float:
     """Inches left of a panel that the names of its strip need."""
     widest = max((text_width(name, 6.5) for strip in strips for name, *_ in strip), default=0.0)
     return max(least, min(1.04 * widest + 0.12, 1.6))
+
+
+def strip_sheet(
+    page: Sequence[Group], strips: Sequence[Strip], blocks: Sequence[Mapping[str, Mapping[str, Any]]], *, columns: int,
+    height: float, left: float, foot: float,
+) -> Sheet:  # fmt: skip
+    """Panels with a heading each, room for the strips above them, and the legend. left: inches, at least."""
+    left = strip_left(strips, left)
+    head = 0.19 * any(title for title, _ in page) + 0.2 + strips_height(strips)
+    top = legend_height(blocks, sheet_width(len(page), columns))
+    sheet = Sheet(len(page), columns, height, left=left, head=head, foot=foot, top=top)
+    legend(sheet.figure, blocks)
+    for axis, (title, _) in zip(sheet.axes, page, strict=True):
+        sheet.heading(axis, title)
+        axis.yaxis.set_label_coords((0.03 - left) / sheet.panel, 1.03 + strips_height(strips) / height)
+    return sheet
+
+
+def strips_height(strips: Sequence[Strip]) -> float:
+    """Inches above each panel of a page."""
+    return STRIP * max(map(len, strips))
 
 
 def draw_strip(axis: Axes, strip: Strip, left: float) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from normbench.report import target
-from normbench.report.figures import NotDrawn, _arms, _sheet
+from normbench.report.figures import NotDrawn, _arms
+from normbench.report.sheet import MOST_FIGURES, page_names
 from normbench.report.study import Arm, Study
 
 MOST_ROWS = 32  # a page
@@ -57,9 +58,9 @@ def pages(found: Sequence[Block]) -> list[tuple[str, list[Block]]]:
         if not made or sum(len(b.rows) + 1.4 for b in made[-1]) + len(block.rows) > MOST_ROWS:
             made.append([])
         made[-1].append(block)
-    if len(made) > _sheet.MOST_FIGURES:
+    if len(made) > MOST_FIGURES:
         raise NotDrawn(
-            f"needs at most {_sheet.MOST_FIGURES} pages of rows, found {len(made)}; give folders with fewer: "
+            f"needs at most {MOST_FIGURES} pages of rows, found {len(made)}; give folders with fewer: "
             "normbench report FOLDER/..."
         )
-    return [(_sheet.page_name("time_to_target", i), page) for i, page in enumerate(made)]
+    return list(zip(page_names("time_to_target", len(made)), made, strict=True))

@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from normbench.report.facets import even
 from normbench.report.figures import NotDrawn
+from normbench.report.sheet import MOST_FIGURES, page_names
 from normbench.report.style import COLUMN, WIDTH, text_width
 
 ENTRY = 0.18  # inches; a line of a legend
 HANDLE = 0.55  # of its line and the space after the text
 LINE = 0.135  # a line of text
-MOST_FIGURES = 10
 T = TypeVar("T")
 
 
@@ -132,16 +133,10 @@ def _grid(block: Mapping[str, Any], width: float) -> tuple[int, int]:
 
 def pages(key: str, items: Sequence[T], most: int, what: str) -> list[tuple[str, list[T]]]:
     """Name of the figure and its items: as few pages as possible, of sizes as equal as possible."""
-    count = math.ceil(len(items) / most)
-    if count > MOST_FIGURES:
+    if len(items) > most * MOST_FIGURES:
         raise NotDrawn(
             f"needs at most {most * MOST_FIGURES} {what}, found {len(items)}; give folders with fewer: "
             "normbench report FOLDER/..."
         )
-    bounds = [round(i * len(items) / count) for i in range(count + 1)]
-    return [(page_name(key, i), list(items[bounds[i] : bounds[i + 1]])) for i in range(count)]
-
-
-def page_name(key: str, number: int) -> str:
-    """The name of the figure's page, counted from 0."""
-    return key if number == 0 else f"{key}_{number + 1}"
+    made = even(items, most)
+    return list(zip(page_names(key, len(made)), made, strict=True))

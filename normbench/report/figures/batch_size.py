@@ -68,16 +68,10 @@ def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
     lost = any(row["n_ok"] < row["n"] for row in rows.values())
     blocks = [entries, {"diverged run": {"color": "#555555"} | LOST} if lost else {}]
     strips = [_strip(lines, looks) for _, lines in page]
-    left = _arms.strip_left(strips, LEFT)
-    above = _arms.STRIP * max(map(len, strips))
-    head = 0.19 * any(title for title, _ in page) + 0.2 + above
-    top = _sheet.legend_height(blocks, _sheet.sheet_width(len(page), COLUMNS))
-    sheet = _sheet.Sheet(len(page), COLUMNS, HEIGHT, left=left, head=head, foot=FOOT, top=top)
-    _sheet.legend(sheet.figure, blocks)
+    sheet = _arms.strip_sheet(page, strips, blocks, columns=COLUMNS, height=HEIGHT, left=LEFT, foot=FOOT)
     low, high, log = _limits(list(arms.values()), list(rows.values()))
     sizes = sorted({int(arm.setting[KEY]) for arm in arms.values()})
-    for axis, (title, lines), strip in zip(sheet.axes, page, strips, strict=True):
-        sheet.heading(axis, title)
+    for axis, (_, lines), strip in zip(sheet.axes, page, strips, strict=True):
         axis.set_xscale("log", base=2)
         room = max((sizes[-1] / sizes[0]) ** 0.07, 1.1)
         axis.set(xlim=(sizes[0] / room, sizes[-1] * room), yscale="log" if log else "linear", ylim=(low, high))
@@ -85,11 +79,10 @@ def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
         if axis in sheet.last:
             axis.set_xlabel("Batch size (log scale)", labelpad=2)
         axis.set_ylabel("Test error (%)" + ", log scale" * log, rotation=0, ha="left", va="bottom")
-        axis.yaxis.set_label_coords((0.03 - left) / sheet.panel, 1.03 + above / HEIGHT)
         for number, (norm, line) in enumerate(lines):
             shift = room ** (2 * SHIFT / 0.14 * (number - (len(lines) - 1) / 2))
             _draw(axis, norm, line, rows, entries[norm], shift)
-        _arms.draw_strip(axis, strip, left)
+        _arms.draw_strip(axis, strip, sheet.left)
     data = pd.DataFrame(list(rows.values()))
     return Drawn(name, sheet.figure, _caption(study, page, data, list(arms.values())), data)
 

@@ -15,11 +15,11 @@ from normbench.report import panels, tables
 from normbench.report.captions import curves_caption, seeds_drawn
 from normbench.report.facets import MOST_LINES, Line, Row, even, rows
 from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.sheet import MOST_FIGURES, page_names
 from normbench.report.study import Study
 from normbench.report.style import RC, WIDTH, mean_look, norm_looks, optimizer_dashes
 
 MOST_ROWS = 4  # a figure: more would not fit on a page
-MOST_FIGURES = 10
 AXES = (("val_acc", "Validation accuracy"), ("train_loss", "Training loss (log scale)"))
 # inches
 PANEL, TITLE, NAME, TICKS, STEPS, LEFT, GUTTER, RIGHT, ENTRY = 1.5, 0.18, 0.21, 0.25, 0.1, 0.4, 0.5, 0.12, 0.18
@@ -54,16 +54,11 @@ def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> 
             f"needs at most {MOST_ROWS * MOST_FIGURES} combinations of what varies beside norm and optimizer "
             f"({varied}), found {len(facets)}; give folders with fewer: normbench report FOLDER/..."
         )
-    pages = _pages(facets)
-    names = ["curves", *(f"curves_{number}" for number in range(2, len(pages) + 1))]
+    pages = even(facets, MOST_ROWS)
+    names = page_names("curves", len(pages))
     with matplotlib.rc_context(RC):
         measured = {metric: panels.measured(metrics, metric) for metric, _ in AXES}
         return [_page(name, page, runs, measured) for name, page in zip(names, pages, strict=True)]
-
-
-def _pages(facets: list[Row]) -> list[list[Row]]:
-    numbers = [str(i) for i in range(len(facets))]
-    return [[facets[int(i)] for i in chunk] for chunk in even(numbers, MOST_ROWS)]
 
 
 def _page(

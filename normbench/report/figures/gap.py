@@ -72,7 +72,6 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
     ids = {i for row in page for line in row.lines for i in line.run_ids}
     own = runs[runs["run_id"].isin(ids)]
     n = reported.seeds([len(line.run_ids) for row in page for line in row.lines])
-    lost = int((own["state"] == "diverged").sum())
     parts = [
         "Training minus validation accuracy against optimizer steps, both in evaluation mode; the training accuracy is "
         "of a fixed subset of the training images. Above zero the network is better on what it has seen.",
@@ -81,9 +80,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         else "Each line is a single run, of one seed. No smoothing.",
         reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
         scope(own),
-        f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the last finite point; means end there."
-        if lost
-        else "",
+        reported.crosses(own),
         reported.left_out(study),
     ]
     return " ".join(part for part in parts if part), table[table["run_id"].isin(ids)].reset_index(drop=True)

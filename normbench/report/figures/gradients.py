@@ -115,7 +115,6 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
     ids = {i for row in page for line in row.lines for i in line.run_ids}
     own = runs[runs["run_id"].isin(ids)]
     n = reported.seeds([len(line.run_ids) for row in page for line in row.lines])
-    lost = int((own["state"] == "diverged").sum())
     bounds = sorted({bound for row in page for bound in _bounds(row, runs)})
     clips = (runs["clip"] != "none").any()
     other = sorted(set(own["clip"]) - {"none", "norm"})
@@ -131,9 +130,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         f"The bound of {' and '.join(f'clip={rule}' for rule in other)} is not one of this norm." if other else "",
         reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
         scope(own),
-        f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the last finite point; means end there."
-        if lost
-        else "",
+        reported.crosses(own),
         reported.left_out(study),
     ]
     return " ".join(part for part in parts if part), table[table["run_id"].isin(ids)].reset_index(drop=True)

@@ -92,26 +92,19 @@ def _page(
     marks = {text: {"color": GREY} | look for text, look, found in seen if found.any()}
     blocks = [{norm: mean_look(norm, looks) for norm in norms}, marks]
     strips = [_strip(lines, points, looks) for _, lines in page]
-    left = _arms.strip_left(strips, LEFT)
-    above = _arms.STRIP * max(map(len, strips))
-    head = 0.19 * any(title for title, _ in page) + 0.2 + above
-    top = _sheet.legend_height(blocks, _sheet.sheet_width(len(page), COLUMNS))
-    sheet = _sheet.Sheet(len(page), COLUMNS, HEIGHT, left=left, head=head, foot=FOOT, top=top)
-    _sheet.legend(sheet.figure, blocks)
+    sheet = _arms.strip_sheet(page, strips, blocks, columns=COLUMNS, height=HEIGHT, left=LEFT, foot=FOOT)
     x, y = _limits(every["lr"], 0.06), _limits(every["loss"], 0.07)
-    for axis, (title, lines), strip in zip(sheet.axes, page, strips, strict=True):
-        sheet.heading(axis, title)
+    for axis, (_, lines), strip in zip(sheet.axes, page, strips, strict=True):
         axis.set(xscale="log", yscale="log", xlim=x, ylim=y)
         panels.plain_log_ticks(axis, "y")
         panels.plain_log_ticks(axis, "x", 2, 8)
         if axis in sheet.last:
             axis.set_xlabel("Learning rate (log scale)", labelpad=2)
         axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
-        axis.yaxis.set_label_coords((0.03 - left) / sheet.panel, 1.03 + above / HEIGHT)
         for _, line in lines:
             for arm in line:
                 _draw(axis, points[id(arm)], arm.norm, looks)
-        _arms.draw_strip(axis, strip, left)
+        _arms.draw_strip(axis, strip, sheet.left)
     return Drawn(name, sheet.figure, _caption(study, page, every, left_out), every)
 
 
