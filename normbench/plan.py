@@ -1,0 +1,88 @@
+"""The plan of a comparison, `compare.json` beside its runs: written by compare before the first run, read by report.
+
+It says what the runs alone do not: what was tuned and in which range, and which seeds chose. Never imports torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from normbench import records
+
+FILE = "compare.json"
+VERSION = 1
+SCALES = ("linear", "log", "one_minus_log")  # one_minus_log: 1 - value is on a log scale, as for a momentum
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a tuned setting was searched; key as in the config: `optimizer.lr`."""
+
+    key: str
+    scale: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it."""
+
+    choices: Mapping[str, str]
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """command: what was typed. trials: settings that each arm is given, over all rounds: one over the whole ranges and
+    `zoom` in narrower ones. tune_seeds choose the setting, seeds are reported. more: what else is worth telling, as
+    words.
+    """
+
+    command: str
+    arms: tuple[Arm, ...]
+    search: str
+    trials: int
+    zoom: int
+    tune_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    more: tuple[str, ...] = ()
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Every setting that is tuned in some arm, the first arm's first."""
+        return tuple(dict.fromkeys(part.key for arm in self.arms for part in arm.ranges))
+
+
+def write(folder: Path, plan: Plan) -> None:
+    data = {"format_version": VERSION} | asdict(plan)
+    records.write(folder / FILE, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def read(folder: Path) -> Plan | None:
+    """The plan in this folder; None where there is none.
+
+    Raises:
+        records.Damaged: the file is there and is no plan.
+    """
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise records.Damaged(f"{path} is damaged: {error}") from None
+    try:
+        if data["format_version"] != VERSION:
+            raise records.Damaged(f"{path} has format_version {data['format_version']}, this normbench reads {VERSION}")
+        return _plan({key: value for key, value in data.items() if key != "format_version"})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise records.Damaged(f"{path} is damaged: it is not a plan ({error!r})") from None
+
+
+def _plan(data: dict[str, Any]) -> Plan:
+    arms = tuple(Arm(dict(arm["choices"]), tuple(Range(**part) for part in arm["ranges"])) for arm in data["arms"])
+    lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
+    return Plan(**(data | {"arms": arms} | lists))
