@@ -23,7 +23,7 @@ def test_written_and_read_it_is_the_same(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 1}', '{"format_version": 2}', "null"])
 def test_what_is_no_plan_is_named(tmp_path, text):
     (tmp_path / plan.FILE).write_text(text)
-    with pytest.raises(records.Damaged, match="compare.json"):
+    with pytest.raises(records.Damaged, match=r"compare\.json"):
         plan.read(tmp_path)
 
 
