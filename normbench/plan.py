@@ -4,6 +4,7 @@ It says what the runs alone do not: what was tuned and in which range, and which
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,25 @@ class Range:
     scale: str
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.scale}({self.low:g},{self.high:g})"
+
+    def value(self, place: float) -> float:
+        """The value at a place from 0 (low) to 1 (high), evenly on the scale; also beyond the ends."""
+        if self.scale == "linear":
+            return self.low + place * (self.high - self.low)
+        if self.scale == "log":
+            return self.low * (self.high / self.low) ** place
+        return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** place
+
+    def place(self, value: float) -> float:
+        """Where a value lies: the inverse of `value`."""
+        if self.scale == "linear":
+            return (value - self.low) / (self.high - self.low)
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return math.log((1 - value) / (1 - self.low)) / math.log((1 - self.high) / (1 - self.low))
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,8 @@ class Plan:
     @property
     def tuned(self) -> tuple[str, ...]:
         """Every setting that is tuned in some arm, the first arm's first."""
-        return tuple(dict.fromkeys(part.key for arm in self.arms for part in arm.ranges))
+        keys: dict[str, None] = {span.key: None for arm in self.arms for span in arm.ranges}
+        return tuple(keys)
 
 
 def write(folder: Path, plan: Plan) -> None:
@@ -85,4 +106,5 @@ def read(folder: Path) -> Plan | None:
 def _plan(data: dict[str, Any]) -> Plan:
     arms = tuple(Arm(dict(arm["choices"]), tuple(Range(**part) for part in arm["ranges"])) for arm in data["arms"])
     lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
-    return Plan(**(data | {"arms": arms} | lists))
+    full: dict[str, Any] = data | {"arms": arms} | lists
+    return Plan(**full)
