@@ -388,7 +388,7 @@ def _row(
         flags[Flag.MIXED_ORIGIN] = origin
     subject = Subject(
         question.metric, *_names(contrast), str(a.runs["dataset"].iloc[0]), _place(contrast),
-        _budget(a), tuning, contrast.target if timed else None,
+        budget_words(a), tuning, contrast.target if timed else None,
     )  # fmt: skip
     first = question is questions[0]
     beside = [_beside(q, made.options.tuned) for q in questions[1:]] if first else []
@@ -414,7 +414,7 @@ def _place(contrast: Contrast) -> str:
     return ", ".join([str(contrast.baseline.runs["model"].iloc[0]), *words])
 
 
-def _budget(arm: Arm) -> str:
+def budget_words(arm: Arm) -> str:
     first = arm.runs.iloc[0]
     return f"{int(first['epochs'])} epoch{'s' * (int(first['epochs']) != 1)}, {int(first['total_steps']):,} steps"
 

@@ -1,0 +1,104 @@
+"""A claim that runs put to the test, `claim.json` beside them: written by reproduce, read by report.
+
+conf/claim/<name>.yaml holds the same keys and how to make the runs. Never imports torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from normbench import records
+
+FILE = "claim.json"
+VERSION = 1
+EXPECTED = ("higher", "lower", "same")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is `measure` of the runs with setting `of` higher, lower or the same as with `than`?
+
+    measure: a name of normbench.report.answers.MEASURES. of, than: as one types them, `norm=bn`. where: settings that
+    narrow the runs, `optimizer=adam`; what else varies gives an answer each. along: the key that a measure of a whole
+    range runs over. margin: the smallest difference that matters, where the measure's own does not fit.
+    """
+
+    measure: str
+    of: str
+    than: str
+    expect: str
+    where: tuple[str, ...] = ()
+    along: str = ""
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """claim: one sentence. source: where it stands. number: the document's own, "" where it gives none. remark: what a
+    reader should make of it beside the verdict. budget: quick, full or paper.
+    """
+
+    name: str
+    claim: str
+    source: str
+    budget: str
+    asks: tuple[Question, ...]
+    number: str = ""
+    remark: str = ""
+
+
+def made(name: str, data: Mapping[str, Any], budget: str) -> Claim:
+    """From the keys of a YAML or JSON file.
+
+    Raises:
+        ValueError: it is no claim; the message names the key.
+    """
+    known = {"claim", "source", "number", "remark", "asks"}
+    for key in ("claim", "source", "asks"):
+        if not data.get(key):
+            raise ValueError(f"claim {name}: needs a key {key}")
+    asks = tuple(_question(name, ask) for ask in data["asks"])
+    texts = {key: " ".join(str(data.get(key) or "").split()) for key in sorted(known - {"asks"})}
+    return Claim(name=name, budget=budget, asks=asks, **texts)
+
+
+def _question(name: str, ask: Mapping[str, Any]) -> Question:
+    names = {field.name for field in fields(Question)}
+    if unknown := sorted(set(ask) - names):
+        raise ValueError(f"claim {name}: asks has no key {unknown[0]}; it has {', '.join(sorted(names))}")
+    if missing := [key for key in ("measure", "of", "than", "expect") if not ask.get(key)]:
+        raise ValueError(f"claim {name}: a question needs {missing[0]}")
+    if ask["expect"] not in EXPECTED:
+        raise ValueError(f"claim {name}: expect must be one of {', '.join(EXPECTED)}, given {ask['expect']!r}")
+    for key in ("of", "than"):
+        if not all(part.partition("=")[2] for part in str(ask[key]).split()):
+            raise ValueError(f"claim {name}: {key} must be key=value, given {ask[key]!r}")
+    where = ask.get("where") or ()
+    return Question(**{**ask, "where": (where,) if isinstance(where, str) else tuple(where)})
+
+
+def write(folder: Path, claim: Claim) -> None:
+    data = {"format_version": VERSION} | asdict(claim)
+    records.write(folder / FILE, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(folder: Path) -> Claim | None:
+    """The claim in this folder; None where there is none.
+
+    Raises:
+        records.Damaged: the file is there and is no claim.
+    """
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_text())
+        if data["format_version"] != VERSION:
+            raise records.Damaged(f"{path} has format_version {data['format_version']}, this normbench reads {VERSION}")
+        return made(data["name"], data, data["budget"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, records.Damaged):
+            raise
+        raise records.Damaged(f"{path} is damaged: {error}") from None

@@ -1,0 +1,204 @@
+"""What runs answer to the questions of a claim, each number worked by hand from made-up runs."""
+
+import math
+
+import pytest
+from fakes import write_run
+
+from normbench import claim, records
+from normbench.claim import Claim, Question
+from normbench.report import answers, measures
+from normbench.report.collect import collect
+from normbench.report.study import Options, study
+
+SEEDS = range(5)
+JITTER = (0.0, 0.001, -0.001, 0.002, -0.002)
+
+
+def asked(root, *questions, **options):
+    made = study(*collect([root]), Options(**options))
+    return answers.answers(made, Claim("name", "It is so.", "somewhere", "quick", questions))
+
+
+def run(root, final, seed, **settings):
+    lost = settings.pop("lost", False)
+    write_run(root, steps=(0, 50, 100, 200), accuracies=(0.1, final, final, final), losses=(2.3, 0.9, 0.7, 0.6),
+              seed=seed, state="diverged" if lost else "complete", **settings)  # fmt: skip
+
+
+def pair(root, gain, **settings):
+    for seed in SEEDS:
+        run(root, 0.8, seed, norm="none", **settings)
+        run(root, 0.8 + gain + JITTER[seed], seed, norm="bn", **settings)
+
+
+BN = {"of": "norm=bn", "than": "norm=none"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "expect", "verdict"),
+    [
+        (0.03, "higher", "supported"), (-0.03, "higher", "contradicted"), (0.0, "higher", "contradicted"),
+        (0.005, "higher", "supported"),  # above 0 by an amount that may be too small to matter
+        (0.03, "lower", "contradicted"), (-0.03, "lower", "supported"), (0.0, "same", "supported"),
+        (0.03, "same", "contradicted"), (0.005, "same", "undecided"),
+    ],
+)  # fmt: skip
+def test_the_interval_decides(tmp_path, gain, expect, verdict):
+    pair(tmp_path, gain)
+    (answer,) = asked(tmp_path, Question("test_acc", expect=expect, **BN))
+    assert answer.verdict == verdict
+    assert answer.row.effect == pytest.approx(gain)
+    assert (answer.row.baseline, answer.row.variant) == ("norm=none", "norm=bn")
+    assert answers.overall([answer]) == verdict
+
+
+def test_too_few_or_too_different_seeds_decide_nothing(tmp_path):
+    for seed in range(2):
+        run(tmp_path, 0.8, seed, norm="none")
+        run(tmp_path, 0.9, seed, norm="bn")
+    (answer,) = asked(tmp_path, Question("test_acc", expect="higher", **BN))
+    assert (answer.verdict, answer.row.state) == ("undecided", "REFUSED")
+
+
+def test_all_must_support_and_one_contradicts(tmp_path):
+    pair(tmp_path, 0.03)
+    yes, no = (Question("test_acc", expect=expect, **BN) for expect in ("higher", "lower"))
+    found = asked(tmp_path, yes, no)
+    assert [answer.verdict for answer in found] == ["supported", "contradicted"]
+    assert answers.overall(found) == "contradicted"
+    assert answers.overall(found[:1]) == "supported"
+    assert answers.overall([]) == "undecided"
+
+
+def test_what_else_varies_gives_an_answer_each(tmp_path):
+    for optimizer, gain in (("sgd", 0.03), ("adam", -0.03)):
+        pair(tmp_path, gain, optimizer=optimizer)
+    found = asked(tmp_path, Question("test_acc", expect="higher", **BN))
+    assert [(answer.where, answer.verdict) for answer in found] == [
+        ("optimizer=adam", "contradicted"), ("optimizer=sgd", "supported"),
+    ]  # fmt: skip
+    (one,) = asked(tmp_path, Question("test_acc", expect="higher", where=("optimizer=sgd",), **BN))
+    assert one.verdict == "supported"
+
+
+def test_the_time_to_a_target(tmp_path):
+    for seed in SEEDS:
+        for norm, steps in (("none", (0, 80, 160, 200)), ("bn", (0, 40, 80, 200))):
+            write_run(tmp_path, steps=steps, accuracies=(0.1, 0.5, 0.9, 0.9), losses=(2.3, 0.9, 0.7, 0.6), norm=norm,
+                      seed=seed)  # fmt: skip
+    (answer,) = asked(tmp_path, Question("step", expect="lower", **BN), target=0.85)
+    assert (answer.verdict, answer.row.effect) == ("supported", pytest.approx(2.0))
+    assert answer.sides == (dict.fromkeys(SEEDS, 80.0), dict.fromkeys(SEEDS, 160.0))
+    (other,) = asked(tmp_path, Question("step", expect="higher", **BN), target=0.85)
+    assert other.verdict == "contradicted"
+
+
+def scales(root):
+    """none works at two of four scales, bn at all; bn loses less."""
+    for seed in SEEDS:
+        for scale, none, bn in ((0.1, 0.5, 0.79), (1.0, 0.8, 0.81), (10.0, 0.1, 0.80), (100.0, None, 0.75)):
+            for norm, final in (("none", none), ("bn", bn)):
+                final = None if final is None else final + JITTER[seed] * (final > 0.2)
+                run(root, final or 0.1, seed, norm=norm, lost=final is None, model__init_scale=scale)
+
+
+def test_measures_along_a_key(tmp_path):
+    scales(tmp_path)
+    along = "model.init_scale"
+    ask = [Question(name, expect="higher", along=along, **BN) for name in ("share_trained", "largest", "fall")]
+    ask.append(Question("accuracy_lost", expect="lower", along=along, **BN))
+    share, largest, fall, lost = asked(tmp_path, *ask)
+    assert share.sides == (dict.fromkeys(SEEDS, 100.0), dict.fromkeys(SEEDS, 50.0))
+    assert largest.sides == (dict.fromkeys(SEEDS, 2.0), dict.fromkeys(SEEDS, 0.0))
+    assert fall.sides[0][0] == pytest.approx(-4.0)
+    assert fall.sides[1][0] == pytest.approx(100 * (0.1 - 0.5))  # a diverged run counts as guessing
+    assert lost.sides[0][0] == pytest.approx(100 * (0.81 - (0.79 + 0.81 + 0.80 + 0.75) / 4))
+    assert lost.sides[1][0] == pytest.approx(100 * (0.8 - (0.5 + 0.8 + 0.1 + 0.1) / 4))
+    assert [answer.verdict for answer in (share, largest, fall, lost)] == ["supported"] * 4
+
+
+def test_along_the_learning_rate_all_runs_of_an_arm_count(tmp_path):
+    for seed in SEEDS:
+        for lr, none, bn in ((0.01, 0.5, 0.8), (0.1, 0.8, 0.805), (1.0, 0.1, 0.802)):
+            run(tmp_path, none, seed, norm="none", optimizer="sgd", optimizer__lr=lr)
+            run(tmp_path, bn, seed, norm="bn", optimizer="sgd", optimizer__lr=lr)
+    usable, largest = asked(
+        tmp_path, *(Question(m, expect="higher", along="optimizer.lr", **BN) for m in ("usable_range", "largest"))
+    )
+    assert usable.sides == (dict.fromkeys(SEEDS, pytest.approx(2.0)), dict.fromkeys(SEEDS, 0.0))
+    assert largest.sides == (dict.fromkeys(SEEDS, 0.0), dict.fromkeys(SEEDS, pytest.approx(-1.0)))
+
+
+def test_the_gap_and_the_pace(tmp_path):
+    pair(tmp_path, 0.03)
+    runs, metrics = collect([tmp_path])
+    norms = metrics["run_id"].map(dict(zip(runs["run_id"], runs["norm"], strict=True)))
+    metrics["train_eval_acc"] = metrics["val_acc"] + norms.map({"none": 0.1, "bn": 0.04})
+    questions = Question("gap", expect="lower", **BN), Question("pace", expect="same", **BN)
+    made = Claim("name", "It is so.", "somewhere", "quick", questions)
+    gap, pace = answers.answers(study(runs, metrics, Options()), made)
+    assert gap.sides == (dict.fromkeys(SEEDS, pytest.approx(4.0)), dict.fromkeys(SEEDS, pytest.approx(10.0)))
+    assert (gap.verdict, gap.row.effect) == ("supported", pytest.approx(-6.0))
+    assert pace.sides[0] == dict.fromkeys(SEEDS, pytest.approx(1000 * 2.0 / 200))
+    assert pace.verdict == "supported"
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (Question("speed", expect="lower", **BN), "measure must be one of"),
+        (Question("test_acc", "norm=gn", "norm=none", "higher"), "no runs have both norm=gn and norm=none"),
+        (Question("fall", expect="higher", **BN), "fall needs along: a key"),
+        (Question("gap", expect="lower", along="optimizer.lr", **BN), "gap takes no along"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_named(tmp_path, question, said):
+    pair(tmp_path, 0.0)
+    with pytest.raises(ValueError, match=said):
+        asked(tmp_path, question)
+
+
+def test_every_measure_is_finite_or_left_out(tmp_path):
+    scales(tmp_path)
+    made = study(*collect([tmp_path]), Options())
+    for name, measure in measures.MEASURES.items():
+        question = Question(name, expect="same", along="model.init_scale" if measure.along else "",
+                            where=() if measure.along else ("model.init_scale=100",), **BN)  # fmt: skip
+        for answer in answers.answers(made, Claim("n", "c", "s", "quick", (question,))):
+            assert all(math.isfinite(value) for side in answer.sides for value in side.values())
+
+
+# ---------------------------------------------------------------------------------------------------------- claim files
+
+
+DATA = {"claim": "It is so.", "source": "000 1", "asks": [{"measure": "test_acc", "expect": "higher", **BN}]}
+
+
+def test_a_claim_is_read_as_it_was_written(tmp_path):
+    made = claim.made("it", DATA | {"number": "0.8 and 0.9"}, "full")
+    claim.write(tmp_path, made)
+    assert claim.read(tmp_path) == made
+    assert claim.read(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"claim": ""}, "needs a key claim"), ({"asks": []}, "needs a key asks"),
+        ({"asks": [{"measure": "test_acc", **BN}]}, "a question needs expect"),
+        ({"asks": [{"measure": "test_acc", "expect": "more", **BN}]}, "expect must be one of higher, lower, same"),
+        ({"asks": [{"measure": "a", "expect": "same", "of": "bn", "than": "norm=none"}]}, "of must be key=value"),
+        ({"asks": [{"measure": "a", "expect": "same", "colour": 1, **BN}]}, "asks has no key colour"),
+    ],
+)  # fmt: skip
+def test_what_is_no_claim_is_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        claim.made("it", DATA | change, "full")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 2}', "null"])
+def test_a_damaged_claim_is_named(tmp_path, text):
+    (tmp_path / claim.FILE).write_text(text)
+    with pytest.raises(records.Damaged, match=r"claim\.json"):
+        claim.read(tmp_path)
