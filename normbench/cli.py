@@ -8,6 +8,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train one network, or a sweep with -m",
     "report": "figures and tables from the runs in a folder",
+    "reproduce": "a claim of the documents, tested: normbench reproduce --list",
     "export": "the runs as TensorBoard's event files",
     "evaluate": "a finished run's network, evaluated with other statistics",
     "status": "what is done, running, broken",
@@ -88,6 +89,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import report
 
         return report.main(args[1:])
+    if command == "reproduce":
+        from normbench import reproduce
+
+        return reproduce.main(args[1:])
     if command == "export":
         from normbench import export
 

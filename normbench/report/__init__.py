@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import plan, records
+from normbench import claim, plan, records
 from normbench.report.options import InputError, Request, check_only, check_seeds, check_tuned, parse
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ def _report(request: Request) -> int:
             raise InputError(f"FOLDER must be an existing folder, given {str(folder)!r}; {TRAIN}")
     study = _study(request)
     from normbench.report import output
+    from normbench.report.study import Refused
 
-    files = output.files(study, request.formats, check_only(request.only, output.KEYS))
+    try:
+        files = output.files(study, request.formats, check_only(request.only, output.KEYS))
+    except Refused as error:  # a claim whose questions do not fit these runs
+        raise InputError(str(error)) from None
     try:
         _write(request.out, files)
     except OSError as error:
@@ -65,15 +69,19 @@ def _study(request: Request) -> "Study":
 
 
 def _tuning(request: Request) -> dict[str, Any]:
-    """What was tuned and by which seeds: as typed, else by the plan of a comparison, if it made these runs."""
+    """What was tuned and by which seeds: as typed, else by the plan of a comparison, if it made these runs. The claim
+    that they test.
+    """
     try:
         plans = [found for folder in request.folders if (found := plan.read(folder)) is not None]
+        claims = [found for folder in request.folders if (found := claim.read(folder)) is not None]
     except records.Damaged as error:
-        raise InputError(f"{error}; remove it, and name with --tune and --tune-seeds what it said") from None
+        raise InputError(f"{error}; remove it; what a plan said can be typed, --tune and --tune-seeds") from None
     made = plans[0] if len(plans) == len(request.folders) == 1 else None
+    claimed = claims[0] if len(claims) == len(request.folders) == 1 else None
     tuned = request.tune or (made.tuned if made else ()) or (LR,)
     seeds = frozenset(made.tune_seeds) if made and request.tune_seeds is None else request.tune_seeds
-    return {"tuned": tuned, "tune_seeds": seeds, "plan": made}
+    return {"tuned": tuned, "tune_seeds": seeds, "plan": made, "claim": claimed}
 
 
 def _exit_code(request: Request, study: "Study") -> int:

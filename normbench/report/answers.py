@@ -14,9 +14,9 @@ from normbench.claim import Claim, Question
 from normbench.report import selection, stats, target, verdict
 from normbench.report.measures import MEASURES, Points, Seeds
 from normbench.report.selection import LR
-from normbench.report.state import State, Subject, gains
+from normbench.report.state import Flag, State, Subject, gains
 from normbench.report.stats import Effect, Interval
-from normbench.report.study import Arm, Study, budget_words
+from normbench.report.study import Arm, Refused, Study, budget_words, origins
 from normbench.report.tables import cell_text, natural
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
@@ -45,7 +45,7 @@ def answers(study: Study, claim: Claim) -> list[Answer]:
     """In the order asked.
 
     Raises:
-        ValueError: a question names a measure that is not there, or settings that no run has.
+        Refused: a question names a measure that is not there, or settings that no run has.
     """
     return [found for question in claim.asks for found in _answered(study, question)]
 
@@ -53,7 +53,7 @@ def answers(study: Study, claim: Claim) -> list[Answer]:
 def _answered(study: Study, question: Question) -> list[Answer]:
     if question.measure not in MEASURES and question.measure not in target.UNITS:
         known = ", ".join(sorted([*MEASURES, *target.UNITS]))
-        raise ValueError(f"measure must be one of {known}, given {question.measure!r}")
+        raise Refused(f"measure must be one of {known}, given {question.measure!r}")
     of, than = (dict(part.split("=", 1) for part in side.split()) for side in (question.of, question.than))
     where = dict(part.split("=", 1) for part in question.where)
     own = {*of, *than, *where, question.along}
@@ -69,7 +69,7 @@ def _answered(study: Study, question: Question) -> list[Answer]:
                 cells.setdefault(cell, ([], []))[side].append(arm)
     both = {cell: sides for cell, sides in cells.items() if all(sides)}
     if not both:
-        raise ValueError(f"no runs have both {question.of} and {question.than}")
+        raise Refused(f"no runs have both {question.of} and {question.than}")
     return [
         _answer(study, question, dict(zip(varied, cell, strict=True)), both[cell]) for cell in sorted(both, key=natural)
     ]
@@ -100,7 +100,7 @@ def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: t
     else:
         measure = MEASURES[question.measure]
         if bool(question.along) != measure.along:
-            raise ValueError(f"{question.measure} {'needs' if measure.along else 'takes no'} along: a key")
+            raise Refused(f"{question.measure} {'needs' if measure.along else 'takes no'} along: a key")
         numbers = measure.of(study, _points(question, of)), measure.of(study, _points(question, than))
         grain = 1 / float(of[0].runs["n_test"].iloc[0]) if question.measure == "test_acc" else 0.0
         effect = stats.difference(numbers[1], numbers[0], paired=_paired(*numbers), resolution=grain)
@@ -113,8 +113,20 @@ def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: t
     )  # fmt: skip
     lost = tuple(sum(arm.diverged(arm.reported) for arm in arms) for arms in (than, of))
     diverged = (0, 0) if question.along else (lost[0], lost[1])
-    row = verdict.judge(effect, subject, margin=margin, diverged=diverged)
+    row = verdict.judge(effect, subject, flags=_flags(study, question, of, than), margin=margin, diverged=diverged)
     return Answer(question, _words(where), row, _verdict(effect, row.state, subject, question.expect), numbers)
+
+
+def _flags(study: Study, question: Question, of: Sequence[Arm], than: Sequence[Arm]) -> dict[Flag, str]:
+    flags: dict[Flag, str] = {}
+    picked = than[0].selection, of[0].selection
+    if not question.along and picked[0] and picked[1]:
+        flags = verdict.tuning_flags(picked[0], picked[1])
+    if question.measure in target.UNITS and study.options.target is None:
+        flags[Flag.POST_HOC_TARGET] = ""
+    if origin := origins([*than, *of]):
+        flags[Flag.MIXED_ORIGIN] = origin
+    return flags
 
 
 def _verdict(effect: Effect, state: State, subject: Subject, expect: str) -> str:
@@ -161,7 +173,7 @@ def _points(question: Question, arms: Sequence[Arm]) -> Points:
             continue
         at = arm.setting.get(question.along, arm.runs.iloc[0].get(f"cfg.{question.along}")) if question.along else None
         if not question.along and found:
-            raise ValueError(f"{question.measure}: {question.of} and {question.than} are several arms; name what else "
+            raise Refused(f"{question.measure}: {question.of} and {question.than} are several arms; name what else "
                              "they differ in, in where or along")  # fmt: skip
         found.setdefault(at, {}).update({seed: rows[i] for seed, i in arm.reported.items()})
     return {at: found[at] for at in sorted(found, key=lambda value: natural([value]))}
@@ -169,7 +181,7 @@ def _points(question: Question, arms: Sequence[Arm]) -> Points:
 
 def _alone(question: Question, sides: Sequence[Sequence[Arm]]) -> None:
     if question.along or any(len(side) != 1 for side in sides):
-        raise ValueError(f"{question.measure} is of one arm on each side; name what else they differ in, in where")
+        raise Refused(f"{question.measure} is of one arm on each side; name what else they differ in, in where")
 
 
 def _paired(a: Mapping[int, Any], b: Mapping[int, Any]) -> bool:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.claim import Claim
 from normbench.report import exports, main_table, methods, notes, paper, side_tables
+from normbench.report.answers import CONTRADICTED, SUPPORTED, UNDECIDED, Answer, answers, overall
 from normbench.report.figures import Drawn
+from normbench.report.measures import MEASURES
 from normbench.report.paper import Cell, Table
 from normbench.report.selection import noun
 from normbench.report.sentence import metric_words
@@ -25,6 +28,7 @@ EVIDENCE = (
 )  # fmt: skip
 MOST_RUNS = 500  # listed in a page; data/runs.csv has all
 FIRST = ("curves", "time_to_target")  # figures that come before the main table
+TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
 SYMBOLS = {
     State.FASTER: "▲", State.BETTER: "▲", State.SLOWER: "▼", State.WORSE: "▼", State.LOWER_BOUND: "≥",
     State.PROBABLY: "◐", State.SAME: "=", State.UNCLEAR: "?", State.REFUSED: "✕",
@@ -57,8 +61,26 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A claim with what the runs say of it: supported, contradicted or undecided, in all and for each question."""
+
+    claim: Claim
+    verdict: str
+    answers: tuple[Answer, ...]
+    table: Table
+
+    @property
+    def symbol(self) -> str:
+        return TESTED[self.verdict]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return tuple(answer.row.sentence for answer in self.answers)
+
+
+@dataclass(frozen=True)
 class Content:
-    """What a report says.
+    """What a report says. tested: the claim that it leads with, if the runs were made for one.
 
     overview: all verdicts, where they are too many to read one by one. first: figures before the main table; rest:
     those after it. missing: (figure, why it was not drawn).
@@ -78,6 +100,7 @@ class Content:
     notes: tuple[str, ...]
     setup: tuple[Table, ...]
     every_run: Table
+    tested: "Tested | None" = None
 
     @property
     def open_cards(self) -> tuple[Card, ...]:
@@ -92,12 +115,14 @@ def content(study: Study, drawn: Sequence[Drawn], missing: Sequence[tuple[str, s
     builders = (main_table.main, side_tables.to_target, side_tables.cost, side_tables.protocol)
     made = {table.name: table for table in (build(study) for build in builders) if table.rows}
     cards = tuple(_card(study, contrast) for contrast in study.contrasts)
+    tested = _tested(study)
     early = tuple(d for d in drawn if d.name.startswith(FIRST))
+    heading = tested.claim.claim if tested else title(study)
     return Content(
-        title(study), cards[0].sentence if cards else no_verdict(study), cards, _overview(cards),
+        heading, cards[0].sentence if cards else no_verdict(study), cards, _overview(cards),
         notes.counts(study.runs, len(study.arms)), early, made, tuple(d for d in drawn if d not in early),
         tuple(missing), _failures(study), methods.paragraph(study), tuple(notes.all_notes(study)),
-        tuple(_setup(study)), _every_run(study),
+        tuple(_setup(study)), _every_run(study), tested,
     )  # fmt: skip
 
 
@@ -118,6 +143,35 @@ def no_verdict(study: Study) -> str:
         return f"No verdict: {notes.NOTHING}"
     why = study.notes[0] if study.notes else "No two arms differ in one group alone."
     return f"No verdict: {why[:1].lower()}{why[1:]}"
+
+
+# --------------------------------------------------------------------------------------------------------------- claim
+
+
+def _tested(study: Study) -> Tested | None:
+    claim = study.options.claim
+    if claim is None:
+        return None
+    found = tuple(answers(study, claim))
+    rows = [
+        (f"{a.row.variant} against {a.row.baseline}" + (f", {a.where}" if a.where else ""), _asked(a),
+         paper.effect_text(a.row), f"{SYMBOLS[a.row.state]} {a.row.state}", a.verdict)
+        for a in found
+    ]  # fmt: skip
+    caption = (
+        "Supported: the 95% interval excludes no effect in the direction that is claimed. Contradicted: it does so in "
+        "the other one, or lies within the margin below which nothing matters. The claim is supported where all are."
+    )
+    header = ("Comparison", "Question", "Effect [95% CI]", "State", "Claim")
+    table = _table("claim", "What was asked", caption, header, rows)
+    return Tested(claim, overall(found), found, table)
+
+
+def _asked(answer: Answer) -> str:
+    q = answer.question
+    name = MEASURES[q.measure].words if q.measure in MEASURES else f"{UNITS[q.measure]} to the target"
+    expected = {"same": "the same", "lower": "lower", "higher": "higher"}[q.expect]
+    return f"{metric_words(name)}, {f'along {q.along}, ' if q.along else ''}claimed to be {expected}"
 
 
 # ------------------------------------------------------------------------------------------------------- verdict cards

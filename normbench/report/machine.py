@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports
-from normbench.report.content import Content
+from normbench.report.content import Content, Tested
 from normbench.report.figures import Drawn
 from normbench.report.study import Arm, Study
 from normbench.report.style import norm_looks
@@ -37,6 +37,7 @@ def report_json(study: Study, content: Content, formats: Sequence[str], keys: Se
         "versions": {key: sorted({_plain(v) for v in used[key] if v is not None}, key=str) for key in ORIGIN},
         "newest_run": max(map(str, used["finished_at"].dropna()), default=None),
         "norm_colours": {norm: colour for norm, (colour, _) in norm_looks(used["norm"]).items()},
+        "claim": _claim(content.tested),
         "not_complete": _not_complete(study.runs),
     }
     return (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -61,6 +62,21 @@ def _verdicts(study: Study) -> list[dict[str, Any]]:
             about |= {"lr_choice": choice, "target": contrast.target, "target_post_hoc": contrast.post_hoc}
             found.append(about | told)
     return found
+
+
+def _claim(tested: Tested | None) -> dict[str, Any] | None:
+    if tested is None:
+        return None
+    answers = [
+        {"question": vars(a.question) | {"where": list(a.question.where)}, "where": a.where, "verdict": a.verdict,
+         "of": {str(s): _plain(v) for s, v in a.sides[0].items()},
+         "than": {str(s): _plain(v) for s, v in a.sides[1].items()},
+         "row": {key: _plain(value) for key, value in vars(a.row).items()}}
+        for a in tested.answers
+    ]  # fmt: skip
+    c = tested.claim
+    told = {"name": c.name, "claim": c.claim, "source": c.source, "number": c.number, "remark": c.remark}
+    return told | {"budget": c.budget, "verdict": tested.verdict, "answers": answers}
 
 
 def _arm(study: Study, arm: Arm) -> dict[str, Any]:

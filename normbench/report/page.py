@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from normbench.report.content import Card, Content
+from normbench.report.content import Card, Content, Tested
 from normbench.report.figures import Drawn
 from normbench.report.paper import Table
 from normbench.report.tables import escaped, markdown
@@ -16,6 +16,8 @@ DATA = {
 def page(content: Content, formats: Sequence[str]) -> str:
     """The report as Markdown; it links what is written in these formats."""
     parts = [f"# {escaped(content.title)}"]
+    if content.tested:
+        parts += _claim(content.tested)
     if not content.cards:
         parts.append(f"**{escaped(content.verdict)}**")
     for card in content.open_cards:
@@ -55,6 +57,14 @@ def table(made: Table) -> str:
     columns = {name: [row[i].text for row in made.rows] for i, name in enumerate(made.header)}
     bold = {(i, j) for i, row in enumerate(made.rows) for j, cell in enumerate(row) if cell.bold}
     return markdown(columns, bold)
+
+
+def _claim(tested: Tested) -> list[str]:
+    claim = tested.claim
+    said = [f"**{tested.symbol} {tested.verdict.capitalize()}** (budget {claim.budget}; {escaped(claim.source)})"]
+    said += [f"The document's own numbers: {escaped(claim.number)}"] if claim.number else []
+    said += [escaped(claim.remark)] if claim.remark else []
+    return [*said, *map(escaped, tested.sentences), table(tested.table), escaped(tested.table.caption)]
 
 
 def _card(card: Card) -> list[str]:

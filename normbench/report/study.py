@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.claim import Claim
 from normbench.plan import Plan, Range
 from normbench.report import selection, stats, tables, target, verdict
 from normbench.report.selection import LR, Selection
@@ -38,7 +39,7 @@ class Options:
     target: accuracy to reach; None: chosen after the fact. baseline: (key, value), as in ("norm", "none").
     x: `step`, `examples` or `train_s`, in which a time is counted. tune_seeds: the seeds that choose what is tuned, the
     others are reported; None: each seed is reported at the setting that the others choose. tuned: the keys of it.
-    plan: of the comparison that made the runs, for the ranges that were searched.
+    plan: of the comparison that made the runs, for the ranges that were searched. claim: that the runs put to the test.
     """
 
     target: float | None = None
@@ -47,6 +48,7 @@ class Options:
     tune_seeds: frozenset[int] | None = None
     tuned: tuple[str, ...] = (LR,)
     plan: Plan | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True)
@@ -384,7 +386,7 @@ def _row(
         refusal = a.why or b.why
     if timed and contrast.post_hoc:
         flags[Flag.POST_HOC_TARGET] = ""
-    if origin := _origins(contrast):
+    if origin := origins((a, b)):
         flags[Flag.MIXED_ORIGIN] = origin
     subject = Subject(
         question.metric, *_names(contrast), str(a.runs["dataset"].iloc[0]), _place(contrast),
@@ -428,9 +430,8 @@ def _beside(question: _Question, tuned: tuple[str, ...]) -> tuple[str, str, Effe
     )
 
 
-def _origins(contrast: Contrast) -> str:
-    """What the runs of a contrast do not share of where they were made; "" where they share all."""
-    arms = (contrast.baseline, contrast.variant)
+def origins(arms: Sequence[Arm]) -> str:
+    """What the reported runs do not share of where they were made; "" where they share all."""
     runs = pd.concat([arm.runs.loc[arm.runs["run_id"].isin(list(arm.reported.values())), list(ORIGIN)] for arm in arms])
     several = [f"{runs[key].nunique()} values of {key}" for key in ORIGIN if runs[key].nunique() > 1]
     dirty = runs["git_commit"].astype(str).str.endswith("-dirty").any()

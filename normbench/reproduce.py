@@ -1,0 +1,156 @@
+"""`normbench reproduce`: each claim of the documents as one command. It trains, reports, and says what came out.
+
+conf/claim/<name>.yaml holds what is claimed and asked, conf/experiment/<name>.yaml the sweep of its full budget.
+"""
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from normbench import claim
+from normbench.config import ConfigError
+from normbench.words import duration
+
+BUDGETS = ("quick", "full", "paper")
+HELP = """\
+usage: normbench reproduce NAME ... | all  [budget=quick|full|paper] [key=value ...]
+       normbench reproduce --list
+
+Put claims of the documents to the test. Each trains its runs into results/NAME (results/NAME_quick), skipping those
+that are done, and writes a report that begins with the claim and its verdict: supported, contradicted or undecided.
+
+  normbench reproduce --list                     the claims, what they cost
+  normbench reproduce bn_speeds_training         with budget=quick: minutes on 2 cores
+  normbench reproduce all budget=full            hours; the same command again goes on where it was ended
+  normbench reproduce bn_cost device=cuda        further words are settings, as of normbench train
+
+Exit codes: 0 every claim has its verdict, whatever it is; 1 a run failed; 2 bad input; 130/143 interrupted.
+"""
+
+
+def main(args: Sequence[str]) -> int:
+    if not args or any(arg in ("-h", "--help") for arg in args):
+        print(HELP, end="")
+        return 0
+    try:
+        if "--list" in args:
+            return _list()
+        budget, names, typed = _read(args)
+        return _reproduce(names, budget, typed)
+    except ConfigError as error:
+        print(f"normbench reproduce: {error}", file=sys.stderr)
+        return 2
+
+
+def known() -> dict[str, Mapping[str, Any]]:
+    """Every claim by name, as its file has it."""
+    from omegaconf import OmegaConf
+
+    found: dict[str, Mapping[str, Any]] = {}
+    for file in sorted((files("normbench.conf") / "claim").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            data: Any = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+            found[file.name.removesuffix(".yaml")] = data
+    return found
+
+
+def sweeps(name: str, data: Mapping[str, Any], budget: str) -> list[list[str]]:
+    """What is typed behind `normbench train -m` for one claim, one list a sweep; all runs go to one folder."""
+    if budget == "paper" and "paper" not in data:
+        raise ConfigError(f"{name} has no budget=paper; it has quick and full")
+    shared = [f"+experiment={name}", f"name={folder_name(name, budget)}", *map(str, data.get(budget) or ())]
+    return [[*shared, *map(str, more)] for more in data.get("sweeps") or [[]]]
+
+
+def folder_name(name: str, budget: str) -> str:
+    return name if budget == "full" else f"{name}_{budget}"
+
+
+def _read(args: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """(budget, names of claims, settings)."""
+    there, budget, names, typed = known(), "quick", [], []
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if key == "budget" and equals:
+            budget = value
+        elif equals or arg.startswith("-"):
+            typed.append(arg)
+        elif arg == "all" or arg in there:
+            names += list(there) if arg == "all" else [arg]
+        else:
+            near = get_close_matches(arg, there, 1)
+            hint = f"did you mean {near[0]}?" if near else "normbench reproduce --list tells them"
+            raise ConfigError(f"no claim {arg!r}; {hint}")
+    if budget not in BUDGETS:
+        raise ConfigError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
+    if not names:
+        raise ConfigError("name a claim, or all; normbench reproduce --list tells them")
+    if bad := [word for word in typed if word.startswith("-")]:
+        raise ConfigError(f"unknown option {bad[0]}; normbench reproduce --help tells more")
+    for key in ("name", "seed"):
+        if any(word.partition("=")[0] == key for word in typed):
+            raise ConfigError(f"{key} is a part of what a claim tests; type another setting, or normbench train -m")
+    return budget, list(dict.fromkeys(names)), typed
+
+
+def _list() -> int:
+    there = known()
+    width = max(map(len, there))
+    for name, data in there.items():
+        cost = data.get("cost") or {}
+        times = ", ".join(f"{budget} {duration(cost[budget])}" for budget in BUDGETS if budget in cost)
+        print(f"{name:<{width}}  {' '.join(str(data['claim']).split())} ({data['source']}; {times or 'not measured'})")
+    return 0
+
+
+def _reproduce(names: Sequence[str], budget: str, typed: Sequence[str]) -> int:
+    there, told, worst = known(), [], 0
+    made = {name: (claim.made(name, there[name], budget), sweeps(name, there[name], budget)) for name in names}
+    for number, (name, (tested, commands)) in enumerate(made.items(), 1):
+        if len(names) > 1:
+            print(f"\n[{number}/{len(names)}] {name}")
+        started = time.monotonic()
+        code = _one(tested, commands, there[name], typed)
+        if code in (2, 3, 130, 143):
+            return code
+        worst = max(worst, code)
+        told.append((name, _verdict(_folder(tested, typed)), duration(time.monotonic() - started)))
+    if len(told) > 1:
+        width = max(len(name) for name, *_ in told)
+        print("\n" + "\n".join(f"{name:<{width}}  {verdict:<12}  {spent}" for name, verdict, spent in told))
+    return worst
+
+
+def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[str, Any], typed: Sequence[str]) -> int:
+    from normbench import app, report
+
+    print(tested.claim)
+    worst = 0
+    for command in commands:
+        print(f"$ {shlex.join(['normbench', 'train', '-m', *command, *typed])}", flush=True)
+        code = app.train(["-m", *command, *typed])
+        if code not in (0, 1):
+            return code
+        worst = max(worst, code)
+    folder = _folder(tested, typed)
+    claim.write(folder, tested)
+    code = report.main([str(folder), *map(str, data.get("report") or ())])
+    print(f"{_verdict(folder)}: {tested.claim}", flush=True)
+    return max(worst, code)
+
+
+def _folder(tested: claim.Claim, typed: Sequence[str]) -> Path:
+    out = next((word.partition("=")[2] for word in reversed(typed) if word.startswith("out=")), "results")
+    return Path(out) / folder_name(tested.name, tested.budget)
+
+
+def _verdict(folder: Path) -> str:
+    import json
+
+    found = json.loads((folder / "report" / "report.json").read_text())["claim"]
+    return str(found["verdict"])
