@@ -61,7 +61,7 @@ def configs(shape: str) -> list[RunConfig]:
 def write_runs(root: Path, count: int, shape: str, new: bool = False) -> None:
     """So many run folders of a shape, or the one that comes after them; of equal arguments always the same bytes."""
     choices = configs(shape)
-    rates = max(1, min(25, int((count / len(choices)) ** 0.5)))  # about as many seeds, or more
+    rates = max(1, min(20, int((count / len(choices)) ** 0.5)))  # about as many seeds, or more
     runs = enumerate(
         (seed, lr, config) for seed in itertools.count() for lr in np.geomspace(1e-4, 1, rates) for config in choices
     )

@@ -84,8 +84,7 @@ def targets(study: Study) -> list[tuple[Arm, float]]:
 
 def crossings(study: Study, arm: Arm, goal: float) -> dict[str, target.Crossing]:
     """run_id -> when it reached the goal, of every used run of an arm."""
-    budgets = zip(arm.runs["run_id"].astype(str), arm.runs["total_steps"].astype(int), strict=True)
-    return {run_id: target.crossing(study.rows_of[run_id], goal, budget) for run_id, budget in budgets}
+    return {run_id: study.crossing(run_id, goal) for run_id in map(str, arm.runs["run_id"])}
 
 
 def time_to_target(study: Study) -> pd.DataFrame:

@@ -137,13 +137,23 @@ class Study:
         return {str(i): int(n) for i, n in zip(self.used["run_id"], self.used["total_steps"], strict=True)}
 
     @cached_property
+    def _tracks(self) -> dict[str, target.Track]:
+        return {}
+
+    def track(self, run_id: str) -> target.Track:
+        """That run's way to its accuracy."""
+        if run_id not in self._tracks:
+            self._tracks[run_id] = target.Track.of(self.rows_of[run_id])
+        return self._tracks[run_id]
+
+    @cached_property
     def _crossings(self) -> dict[tuple[str, float], Crossing]:
         return {}
 
     def crossing(self, run_id: str, goal: float) -> Crossing:
         """When that run reached the accuracy `goal`."""
         if (run_id, goal) not in self._crossings:
-            self._crossings[run_id, goal] = target.crossing(self.rows_of[run_id], goal, self._budgets[run_id])
+            self._crossings[run_id, goal] = self.track(run_id).crossing(goal, self._budgets[run_id])
         return self._crossings[run_id, goal]
 
     def name(self, arm: Arm, without: Sequence[str] = ()) -> str:
@@ -253,7 +263,7 @@ def _baseline(made: Study) -> tuple[str | None, str]:
 def _contrast(made: Study, key: str, baseline: Arm, variant: Arm, where: Setting) -> Contrast:
     goal, post_hoc = made.options.target, made.options.target is None
     if post_hoc and baseline.reported:
-        goal = target.automatic_target(made.rows_of[i] for i in baseline.reported.values())
+        goal = target.automatic_target(made.track(i) for i in baseline.reported.values())
     crossings = _crossings(made, baseline.reported, goal), _crossings(made, variant.reported, goal)
     return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)
 
