@@ -66,13 +66,20 @@ class Track:
     @staticmethod
     def of(rows: "pd.DataFrame | Track", metric: str = "val_acc", sustain: int = SUSTAIN) -> "Track":
         """From a run's rows of metrics.csv; of a Track: itself."""
-        if isinstance(rows, Track):
-            return rows
+        return rows if isinstance(rows, Track) else Track._of(rows[[*UNITS, metric]].to_numpy(float), metric, sustain)
+
+    @staticmethod
+    def of_each(metrics: pd.DataFrame) -> dict[str, "Track"]:
+        """run_id -> its track of the validation accuracy, from the rows of many runs."""
+        table = metrics[[*UNITS, "val_acc"]].to_numpy(float)
+        places = metrics.groupby("run_id", sort=False).indices
+        return {str(run_id): Track._of(table[own], "val_acc", SUSTAIN) for run_id, own in places.items()}
+
+    @staticmethod
+    def _of(table: np.ndarray, metric: str, sustain: int) -> "Track":
         if sustain < 1:
             raise ValueError(f"sustain must be at least 1 evaluation, given {sustain}")
-        table = rows[[*UNITS, metric]].to_numpy(float)
-        table = table[np.argsort(table[:, 0], kind="stable")]
-        step, examples, train_s, value = table.T
+        step, examples, train_s, value = table[np.argsort(table[:, 0], kind="stable")].T
         if not len(step) or (np.diff(step) == 0).any():
             raise ValueError(f"a run needs one row an evaluation, given steps {step.tolist()}")
         known = np.where(np.isnan(value), -math.inf, value)  # what was not measured was not reached
@@ -126,14 +133,14 @@ def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
 
 def compare(
     a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "step", *,
-    paired: bool = True, reselected: bool = False,
+    paired: bool = True, reselected: bool = False, exact: bool = True,
 ) -> Effect:  # fmt: skip
     """How many times sooner the variant b reaches the target than the baseline a: ratio a / b, or why there is none.
 
     Nobody censored: geometric mean of the per-seed ratios. Only the slower arm censored: the same with its budget in
     place of what it never reached, a bound (`bound`); the interval's other end is infinite or 0. Else refused. All of
     it only with equal budgets. The SD of log-ratios is floored at half of what one evaluation is worth.
-    `reselected`: as for `stats.difference`.
+    `reselected`, `exact`: as for `stats.ratio`.
     """
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, given {unit!r}")
@@ -154,7 +161,7 @@ def compare(
         return replace(blank, refused=reason)
     times_a, times_b = ({s: getattr(c, unit) for s, c in arm.items()} for arm in (a, b))
     floor = stats.FLOOR_STEPS * math.hypot(*(_gap(arm) for arm in (a, b)))
-    found = stats.ratio(times_a, times_b, paired=paired, floor=floor, reselected=reselected)
+    found = stats.ratio(times_a, times_b, paired=paired, floor=floor, reselected=reselected, exact=exact)
     known = {"n_a": n_a, "n_b": n_b, "left_out": left_out, "wins": blank.wins, "resolution": blank.resolution}
     found = replace(found, **known, censored_a=missed[0], censored_b=missed[1])
     if missed == [0, 0]:
@@ -273,7 +280,7 @@ def speedup(
             {seed: track.crossing(target, budget) for seed, track in arm.items()}
             for arm, budget in zip(tracks, budgets, strict=True)
         )
-        e = compare(arm_a, arm_b, unit)
+        e = compare(arm_a, arm_b, unit, exact=False)
         i, n = e.interval, e.interval.n
         row = {"target": target, "ratio": i.estimate, "ci_low": i.low, "ci_high": i.high, "bound": e.bound}
         reached = {"reached_a": n - e.censored_a, "reached_b": n - e.censored_b}

@@ -50,7 +50,7 @@ def draw(study: Study) -> list[Drawn]:
 
 def _panel(study: Study, contrast: Contrast, seeds: Sequence[int]) -> Panel | None:
     base, variant = contrast.baseline, contrast.variant
-    a, b = ({s: study.track(arm.reported[s]) for s in seeds} for arm in (base, variant))
+    a, b = ({s: study.track_of[arm.reported[s]] for s in seeds} for arm in (base, variant))
     every = [*a.values(), *b.values()]
     grids = [target.target_grid(every, step) for step in STEPS]
     grid = [goal for goal in next((g for g in grids if len(g) <= MOST_TARGETS), grids[-1]) if goal > _passed(every)]
@@ -93,7 +93,7 @@ def _page(study: Study, page: Sequence[Panel]) -> tuple[Figure, str]:
             axis.yaxis.set_label_coords(-0.04, 1.03)
         if axis in sheet.last:
             axis.set_xlabel("Target validation accuracy", labelpad=2)
-        cut += _draw(axis, panel, norm_looks(study.used["norm"])[panel.contrast.variant.norm][0])
+        cut += _draw(axis, panel, norm_looks(study.norms)[panel.contrast.variant.norm][0])
     return sheet.figure, _caption(study, page, cut)
 
 
