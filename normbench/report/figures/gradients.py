@@ -130,7 +130,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         f"Lines: mean over those steps, thin for {thin}, thick for {thick}."
         if max(counts) > 1
         else "Lines: mean over those steps, of a single run of one seed.",
-        "Dots: their maximum" + ", of the same seeds." * (thick != "their mean"),
+        "Dots: their maximum" + ", of the same seeds" * (thick != "their mean") + ".",
         f"Dashed: the bound, {', '.join(map(cell_text, bounds))}." if bounds else "",
         f"The bound of {' and '.join(f'clip={rule}' for rule in other)} is not one of this norm." if other else "",
         reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
