@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -64,11 +65,14 @@ def _bar(items: Iterable, keys: Sequence[str]) -> Iterable:
 
 def pages(study: Study, key: str) -> Pages | str:
     """Every page of a figure, or why there is none."""
-    try:
-        drawn = import_module(f"normbench.report.figures.{key}").draw(study)
-    except NotDrawn as reason:
-        return str(reason)
-    return [(replace(d, figure=None), style.rendered(d.figure, d.name, d.caption)) for d in drawn]
+    with warnings.catch_warnings():
+        # a letter that the font lacks is a box in png and pdf; the svg, the caption and the tables have it
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        try:
+            drawn = import_module(f"normbench.report.figures.{key}").draw(study)
+        except NotDrawn as reason:
+            return str(reason)
+        return [(replace(d, figure=None), style.rendered(d.figure, d.name, d.caption)) for d in drawn if d.figure]
 
 
 def _begin(study: Study) -> None:

@@ -103,7 +103,8 @@ def _cell(value: Any) -> str:
 def _images(drawn: Sequence[Drawn], rendered: Mapping[str, Mapping[str, bytes]], most: int) -> dict[str, Markup]:
     """Every figure as SVG; while they have more than `most` letters, the largest as PNG, if that is smaller.
 
-    Where even that is too much, the last ones are left out, a figure's further pages before any first one; never the first of all.
+    Where even that is too much, the last ones are left out, a figure's further pages before any first one, and never
+    the first of all.
     """
     images = {d.name: inline_svg(d, rendered[d.name]["svg"]) for d in drawn}
     for item in sorted(drawn, key=lambda d: (-len(images[d.name]), d.name)):
