@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from normbench.report import selection, stats, tables, target, verdict
@@ -114,7 +115,8 @@ class _Rows(Mapping[str, pd.DataFrame]):
     """Takes a run's rows out of the table when asked for them: ten thousand tables would take seconds to make."""
 
     def __init__(self, metrics: pd.DataFrame):
-        self._metrics, self._places = metrics, metrics.groupby("run_id", sort=False).indices
+        found = metrics.groupby("run_id", sort=False).indices.items()
+        self._metrics, self._places = metrics, {str(run_id): np.asarray(own) for run_id, own in found}
 
     def __getitem__(self, run_id: str) -> pd.DataFrame:
         return self._metrics.take(self._places[run_id])

@@ -121,7 +121,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
     counts = [len(line.run_ids) for row in page for line in row.lines]
     bounds = sorted({bound for row in page for bound in _bounds(row, runs)})
     clips = (runs["clip"] != "none").any()
-    thin, thick = seed_lines(reported.seeds(counts), max(counts), seeds_drawn(page, 1 + clips))
+    thin, thick = seed_lines(reported.seeds(counts), max(counts), seeds_drawn(page, 1 + int(clips)))
     other = sorted(set(own["clip"]) - {"none", "norm"})
     parts = [
         "L2 norm of all gradients together, before clipping"
