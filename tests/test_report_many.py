@@ -1,14 +1,17 @@
 """Reports of many runs: what was read is kept and never stale, several processes draw, pages stay small."""
 
+import importlib
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from fakes import write_run
 
-from normbench import records, report
+from normbench import app, records, report
 from normbench.report import cache, collect, drawing, tables, web
 from normbench.report.captions import MOST_SEED_LINES
 
@@ -77,8 +80,6 @@ def edit_metrics(folder):
     path = folder / "metrics.csv"
     before = path.stat()
     path.write_bytes(path.read_bytes().replace(b"0.7", b"0.8", 1))
-    import os
-
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as large and as old as before
 
 
@@ -217,3 +218,21 @@ def test_letters_that_the_font_lacks_are_no_error(tmp_path):
         for norm in ("none", "\u5f52\u4e00\u5316"):
             write_run(root, seed=seed, norm=norm)
     assert "\u5f52\u4e00\u5316" in made(root)["report.html"].decode()
+
+
+# --------------------------------------------------------------------------------------------------- the cost script
+
+
+def test_the_runs_that_the_cost_is_measured_on_are_whole_and_come_out_equal(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "scripts")
+    report_cost = importlib.import_module("report_cost")
+    app.register_plugins()
+    for name in ("one", "two"):
+        report_cost.write_runs(tmp_path / name, 17, "seeds")
+        report_cost.write_runs(tmp_path / name / "new", 17, "seeds", new=True)
+    (one, rows), (two, _) = (collect.collect([tmp_path / name]) for name in ("one", "two"))
+    assert one.equals(two)
+    assert len(one) == 18
+    assert set(one["state"]) <= {"complete", "diverged"}
+    assert one["used"].all()
+    assert rows.groupby("run_id").size().between(3, 101).all()
