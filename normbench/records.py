@@ -142,12 +142,26 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         Damaged: missing, torn, of a newer format, or its state is unknown.
     """
+    return run_of(folder, run_bytes(folder))
+
+
+def run_bytes(folder: Path) -> bytes:
+    """The folder's run.json as it is; raises Damaged where there is none."""
     path = Path(folder) / "run.json"
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return path.read_bytes()
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise Damaged(f"{path} is damaged: {error}") from None
+
+
+def run_of(folder: Path, data: bytes) -> dict[str, Any]:
+    """The record that the folder's run.json with these bytes holds; raises as `read_run` does."""
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from None
     if not isinstance(record, dict):
         raise Damaged(f"{path} is damaged: it must hold an object")
@@ -195,14 +209,17 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not a number of JSON")
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
+def read_metrics(path: Path, checksum: str | None = None) -> list[dict[str, float | None]]:
     """The rows of a metrics.csv; counts are ints, empty cells None.
 
     Raises:
-        Damaged: not exactly one header, a torn or malformed row, or steps that do not grow.
+        Damaged: not of this sha256, not exactly one header, a torn or malformed row, or steps that do not grow.
     """
     try:
-        text = Path(path).read_bytes().decode()
+        data = Path(path).read_bytes()
+        if checksum and sha256(data) != checksum:
+            raise Damaged(f"{path} is damaged: its sha256 is {sha256(data)[:12]}, run.json says {checksum[:12]}")
+        text = data.decode()
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
     except UnicodeDecodeError:

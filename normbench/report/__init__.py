@@ -10,6 +10,7 @@ from normbench import claim, plan, records
 from normbench.report.options import InputError, Request, check_only, check_seeds, check_tuned, parse
 
 if TYPE_CHECKING:
+    from normbench.report.cache import Cache
     from normbench.report.study import Study
 
 TRAIN = "train some: normbench train -m norm=none,bn seed=0,1,2"
@@ -30,7 +31,10 @@ def _report(request: Request) -> int:
     for folder in request.folders:
         if not folder.is_dir():
             raise InputError(f"FOLDER must be an existing folder, given {str(folder)!r}; {TRAIN}")
-    study = _study(request)
+    from normbench.report.cache import NAME, Cache  # numpy, as below: not for a mistyped folder, nor for --help
+
+    cache = Cache(request.out / NAME)
+    study = _study(request, cache)
     from normbench.report import output
     from normbench.report.study import Refused
 
@@ -40,6 +44,7 @@ def _report(request: Request) -> int:
         raise InputError(str(error)) from None
     try:
         _write(request.out, files)
+        cache.write()
     except OSError as error:
         raise InputError(f"the report must go to a folder that can be written ({error}); type --out DIR") from None
     used = len(study.used)
@@ -49,10 +54,10 @@ def _report(request: Request) -> int:
     return _exit_code(request, study)
 
 
-def _study(request: Request) -> "Study":
-    from normbench.report.collect import collect  # pandas: not for a mistyped folder, nor for --help
+def _study(request: Request, cache: "Cache") -> "Study":
+    from normbench.report.collect import collect
 
-    runs, metrics = collect(request.folders)
+    runs, metrics = collect(request.folders, cache)
     if not len(runs):
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")

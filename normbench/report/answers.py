@@ -149,7 +149,7 @@ def _time(
     _alone(question, (of, than))
     goal = study.options.target
     if goal is None:
-        goal = target.automatic_target(study.rows_of[i] for i in than[0].reported.values())
+        goal = target.automatic_target(study.track_of[i] for i in than[0].reported.values())
     blank = Subject(question.measure, "", "", "", "", "", target=goal or 1.0)
     if goal is None:
         gone = Interval(math.nan, math.nan, math.nan, 0, "none")

@@ -11,9 +11,16 @@ from normbench.report.tables import cell_text
 MOST_SEED_LINES = 200  # a figure: more are neither seen apart nor quickly drawn
 
 
-def seeds_drawn(page: Sequence[Row]) -> int:
-    """How many seeds of a line are drawn in each panel of this page."""
-    return max(1, MOST_SEED_LINES // (2 * sum(len(row.lines) for row in page)))
+def seeds_drawn(page: Sequence[Row], panels: int = 2) -> int:
+    """How many seeds of a line are drawn in each panel of this page, of so many panels a row."""
+    return max(1, MOST_SEED_LINES // (panels * sum(len(row.lines) for row in page)))
+
+
+def seed_lines(n: str, most: int, few: int) -> tuple[str, str]:
+    """What thin lines and thick ones are; n: "3 to 5" or "3 to 5 seeds", at most `most`, the first `few` are drawn."""
+    if most > few:
+        return f"the first {few} of {n.removesuffix(' seeds')} seeds", "the mean of all"
+    return f"single seeds ({n} a setting)", "their mean"
 
 
 def curves_caption(
@@ -29,10 +36,8 @@ def curves_caption(
         parts.append("Each line is a single run, of one seed.")
     else:
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        few = seeds_drawn(page)
-        shown = f"the first {few} of {n} seeds" if counts[-1] > few else f"single seeds ({n} a setting)"
-        mean = "the mean of all" if counts[-1] > few else "their mean"
-        parts.append(f"Thin lines: {shown}; thick lines: {mean}.")
+        thin, thick = seed_lines(n, counts[-1], seeds_drawn(page))
+        parts.append(f"Thin lines: {thin}; thick lines: {thick}.")
     parts.append(scope(own))
     drawn = [line for row in page for line in row.lines]
     if len(set(drawn)) < len(drawn):

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from normbench import records
 from normbench.config import NOT_IDENTITY
+from normbench.report.cache import Cache, Read
 
 RESULTS = ("val_loss", "val_acc", "test_loss", "test_acc")
 LISTED = ("run_id", "name", "state", "used", "reason", "folder")
@@ -30,8 +32,8 @@ FROM_CONFIG = {
 FRONT = ("run_id", "model", "norm", "optimizer", "clip", "lr", "seed")
 
 
-def collect(roots: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every run at or below `roots`.
+def collect(roots: Sequence[Path], cache: Cache | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every run at or below `roots`; `cache`: to parse only what it does not know.
 
     Returns:
         runs: one row a run found, sorted by run_id. `used` says whether its numbers count: it is complete or
@@ -39,7 +41,8 @@ def collect(roots: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         metrics: every row of the used runs, FRONT and then the columns of metrics.csv.
     """
     found = {folder.resolve(): (root, folder) for root in roots for folder in records.find_runs(root)}
-    read = sorted((_read(root, folder) for root, folder in found.values()), key=_rank)
+    bar = tqdm(found.values(), "reading runs", unit="", leave=False, delay=2, disable=None)
+    read = sorted((_read(root, folder, cache) for root, folder in bar), key=_rank)
     runs, fronts, values, first = [], [], [], {}
     for run, rows in read:
         if run["used"] and run["run_id"] in first:
@@ -71,32 +74,54 @@ def _metrics(fronts: Sequence[tuple[int, list[Any]]], values: Sequence[np.ndarra
     return pd.DataFrame(columns)
 
 
-def _rank(item: tuple[dict[str, Any], np.ndarray]) -> tuple:
+def _rank(item: Read) -> tuple:
     """Order by run_id; of copies, one whose numbers count comes first, then by content, never by place."""
     run, _ = item
     return run["run_id"], not run["used"], run["state"], run.pop("digest"), run["folder"]
 
 
-def _read(root: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+def _read(root: Path, folder: Path, cache: Cache | None) -> Read:
     """One row of runs.csv and the rows of metrics.csv; an odd folder becomes a row that says what is odd."""
     place = folder.relative_to(root).as_posix() if folder != root else folder.name
     blank = {"run_id": folder.name, "state": "damaged", "used": False, "folder": place, "digest": ""}
     try:
-        record = records.read_run(folder)
-        state = records.state_now(folder, record)
-        if state not in ("running", "interrupted"):  # those may have died, or be, between two writes: it is no damage
-            records.check_files(folder, record)
-        rows = _numbers(records.read_metrics(folder / "metrics.csv") if state in records.DONE else [])
-        if state in records.DONE and not len(rows):
-            raise records.Damaged(f"{folder / 'metrics.csv'} is damaged: it holds no row")
+        data = records.run_bytes(folder)
+        run, rows = _known(folder, data, cache) or _parsed(folder, data, cache)
     except records.Damaged as error:
         if not (folder / "run.json").exists() and records.Lock.is_held(folder):
             return blank | {"state": "running", "reason": "being written now: no record yet"}, _numbers([])
         # a path of this machine in a report would change its bytes when the folder moves
         return blank | {"reason": str(error).replace(f"{folder}/", "").replace(str(folder), place)}, _numbers([])
+    return {**run, "folder": place}, rows
+
+
+def _known(folder: Path, data: bytes, cache: Cache | None) -> Read | None:
+    """What an earlier report has read of an ended run whose files are still, byte by byte, the same."""
+    if not cache or not cache.known:
+        return None
+    key = records.sha256(data)
+    if found := cache.known.get(key):
+        records.check_files(folder, found[0])
+        cache.found[key] = found
+    return found
+
+
+def _parsed(folder: Path, data: bytes, cache: Cache | None) -> Read:
+    table = folder / "metrics.csv"
+    record = records.run_of(folder, data)
+    state = records.state_now(folder, record)
+    if state not in ("running", "interrupted"):  # those may have died, or be, between two writes: it is no damage
+        records.check_files(folder, record)
+    ended = state in records.DONE
+    rows = _numbers(records.read_metrics(table, record["files"]["metrics.csv"]) if ended else [])
+    if ended and not len(rows):
+        raise records.Damaged(f"{table} is damaged: it holds no row")
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    run = _row(record) | {"state": state, "used": state in records.DONE, "folder": place, "digest": digest}
-    return run | {"reason": _reason(state, record)}, rows
+    about = {"state": state, "used": ended, "digest": digest, "reason": _reason(state, record)}
+    run = _row(record) | about | {"files": record["files"]}
+    if cache and ended:
+        cache.found[records.sha256(data)] = run, rows
+    return run, rows
 
 
 def _numbers(rows: Sequence[Mapping[str, float | None]]) -> np.ndarray:

@@ -4,8 +4,6 @@ docs/schema.md says what each column is; tests/test_report_json.py compares it w
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +51,8 @@ def summary(study: Study) -> pd.DataFrame:
 
 def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]:
     done = int((part["state"] == "complete").sum())
-    values = [_scored(study, run, metric) for run in part.to_dict("records")]
+    columns = (part[name] for name in ("run_id", "state", "n_classes", metric))
+    values = [_scored(study, metric, *run) for run in zip(*columns, strict=True)]
     if any(math.isnan(value) for value in values):  # no mean is taken over those that happen to have it
         return {"metric": metric, "n": len(values), "n_ok": done}
     images = SCORES[metric]
@@ -61,14 +60,14 @@ def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]
         return stats.summary(metric, values, n_ok=done, n_images=int(part[images].iloc[0]) if images else None)
 
 
-def _scored(study: Study, run: Mapping[Any, Any], metric: str) -> float:
+def _scored(study: Study, metric: str, run_id: str, state: str, n_classes: int, measured: float | None) -> float:
     """A diverged run as guessing, or as the loss that it began with: the one on validation data, test is read once."""
-    value = math.nan if run[metric] is None else float(run[metric])
-    if run["state"] != "diverged":
+    value = math.nan if measured is None else float(measured)
+    if state != "diverged":
         return value
     if metric.endswith("_acc"):
-        return scored_accuracy(value, True, int(run["n_classes"]))
-    first = study.rows_of[str(run["run_id"])].iloc[0]
+        return scored_accuracy(value, True, int(n_classes))
+    first = study.rows_of[str(run_id)].iloc[0]
     return scored_loss(value, float(first["val_loss"])) if first["step"] == 0 else math.nan
 
 
@@ -85,8 +84,7 @@ def targets(study: Study) -> list[tuple[Arm, float]]:
 
 def crossings(study: Study, arm: Arm, goal: float) -> dict[str, target.Crossing]:
     """run_id -> when it reached the goal, of every used run of an arm."""
-    budgets = zip(arm.runs["run_id"].astype(str), arm.runs["total_steps"].astype(int), strict=True)
-    return {run_id: target.crossing(study.rows_of[run_id], goal, budget) for run_id, budget in budgets}
+    return {run_id: study.crossing(run_id, goal) for run_id in map(str, arm.runs["run_id"])}
 
 
 def time_to_target(study: Study) -> pd.DataFrame:

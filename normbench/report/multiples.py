@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import panels
+from normbench.report.captions import seeds_drawn
 from normbench.report.facets import MOST_LINES, Line, Row
 from normbench.report.figures import NotDrawn
 from normbench.report.panels import Points
@@ -24,11 +25,13 @@ LONGEST = 0.9  # a label at a line's end; longer ones go to the legend
 
 @dataclass(frozen=True)
 class Part:
-    """One panel of a stack: what it shows, how high it is, and what draws it and gives the lines' ends."""
+    """One panel of a stack: what it shows, how high it is, and what draws it, so many seeds a line, and gives the
+    lines' ends.
+    """
 
     title: str
     height: float
-    draw: Callable[[Axes, Row], Mapping[Line, Points]]
+    draw: Callable[[Axes, Row, int], Mapping[Line, Points]]
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,13 @@ def figure(page: Sequence[Row], parts: Sequence[Part], looks: Looks, xlabel: str
     """One page. Names stand at the lines' ends in each stack's first panel if they fit everywhere, else in a legend."""
     own = {line: looks.names[line] for row in page for line in row.lines}
     room = max(text_width(name) for name in own.values()) + 0.1
-    if room <= LONGEST:
-        sheet, ends = _drawn(page, parts, room, 0.0, xlabel)
-        if all(panels.can_label(panels.heights(axis, end), row) for row, (axis, end) in zip(page, ends, strict=True)):
-            for axis, end in ends:
-                panels.label_ends(axis, end, own, looks.norms)
-            return sheet.figure
-    last = _heights(page, parts, own, xlabel)
+    sheet, ends = _drawn(page, parts, room if room <= LONGEST else 0.0, 0.0, xlabel)
+    at = [panels.heights(axis, end) for axis, end in ends]
+    if room <= LONGEST and all(panels.can_label(some, row) for row, some in zip(page, at, strict=True)):
+        for axis, end in ends:
+            panels.label_ends(axis, end, own, looks.norms)
+        return sheet.figure
+    last = _means(at)
     ordered = sorted(own, key=lambda line: (-last.get((line.norm, line.optimizer), -1e9), line.norm, line.optimizer))
     blocks = looks.samples(ordered)
     heights = [legend_height(block, LEFT) for block in blocks]
@@ -86,12 +89,11 @@ def figure(page: Sequence[Row], parts: Sequence[Part], looks: Looks, xlabel: str
     return sheet.figure
 
 
-def _heights(page: Sequence[Row], parts: Sequence[Part], own: Mapping[Line, str], xlabel: str) -> dict:
+def _means(heights: Sequence[Mapping[Line, float]]) -> dict[tuple[str, str], float]:
     """Where the lines end in the first panels, for the order of a legend; means over facets."""
-    _, ends = _drawn(page, parts, 0.0, 0.0, xlabel)
     found: dict[tuple[str, str], list[float]] = {}
-    for axis, end in ends:
-        for line, height in panels.heights(axis, end).items():
+    for at in heights:
+        for line, height in at.items():
             found.setdefault((line.norm, line.optimizer), []).append(height)
     return {key: sum(values) / len(values) for key, values in found.items()}
 
@@ -108,19 +110,19 @@ def _drawn(
         head = LINE * max(map(len, lines[i : i + columns]))
         tops += [(top, top + head)] * columns
         top += head + stack + (BETWEEN if i + columns < len(page) else XLABEL)
-    sheet, ends = Sheet(top), []
+    sheet, ends, few = Sheet(top), [], seeds_drawn(page, len(parts))
     for i, row in enumerate(page):
         left = LEFT + (i % columns) * (width + room + GUTTER)
         for number, line in enumerate(lines[i]):
             sheet.text(left, tops[i][0] + LINE * number, line, weight="bold")
         bottom = i + columns >= len(page)
-        axes = _stack(sheet, row, parts, (left, tops[i][1], width), xlabel if bottom else "")
+        axes = _stack(sheet, row, parts, few, (left, tops[i][1], width), xlabel if bottom else "")
         ends.append(axes[0])
     return sheet, ends
 
 
 def _stack(
-    sheet: Sheet, row: Row, parts: Sequence[Part], place: tuple[float, float, float], xlabel: str
+    sheet: Sheet, row: Row, parts: Sequence[Part], few: int, place: tuple[float, float, float], xlabel: str
 ) -> list[tuple[Axes, Mapping[Line, Points]]]:
     left, top, width = place
     found = []
@@ -129,7 +131,7 @@ def _stack(
         top += NAME + part.height + BETWEEN
         axis.set_ylabel(part.title, rotation=0, ha="left", va="bottom")
         axis.yaxis.set_label_coords(0, 1 + 0.045 / part.height)
-        found.append((axis, part.draw(axis, row)))
+        found.append((axis, part.draw(axis, row, few)))
         if number < len(parts) - 1:
             axis.tick_params(labelbottom=False)
         elif xlabel:

@@ -1,11 +1,11 @@
 """From a study to the files of its report, by their paths inside the report's folder. Pure."""
 
 from collections.abc import Sequence
-from importlib import import_module
 
-from normbench.report import exports, latex, machine, page, style, web
+from normbench.report import exports, latex, machine, page, web
 from normbench.report.content import Content, content
-from normbench.report.figures import KEYS, Drawn, NotDrawn
+from normbench.report.drawing import Drawing
+from normbench.report.figures import KEYS
 from normbench.report.study import Study
 from normbench.report.tables import as_csv
 
@@ -21,27 +21,15 @@ OURS = (  # what a report may have written: a pattern of paths
 
 def files(study: Study, formats: Sequence[str], keys: Sequence[str]) -> dict[str, bytes]:
     """Every file of the report in these formats, with these figures."""
-    drawn, missing = draw(study, keys)
-    rendered = {item.name: style.rendered(item.figure, item.name, item.caption) for item in drawn}
-    made = content(study, drawn, missing)
-    found = {f"figures/{item.name}.{kind}": rendered[item.name][kind] for item in drawn for kind in style.FORMATS}
-    found |= {f"figures/{item.name}.csv": as_csv(item.data) for item in drawn if len(item.data)}
-    found |= {f"data/{name}.csv": as_csv(table) for name, table in exports.all_tables(study).items()}
+    drawing = Drawing(study, keys)
+    found = {f"data/{name}.csv": as_csv(table) for name, table in exports.all_tables(study).items()}
+    figures = drawing.figures()
+    made = content(study, figures.drawn, figures.missing)
+    found |= {f"figures/{name}.{kind}": data for name, own in figures.files.items() for kind, data in own.items()}
+    found |= {f"figures/{item.name}.csv": as_csv(item.data) for item in figures.drawn if len(item.data)}
     found |= _tables(made)
-    found |= {f"report.{kind}": data for kind, data in _pages(study, made, rendered, formats, keys).items()}
+    found |= {f"report.{kind}": data for kind, data in _pages(study, made, figures.files, formats, keys).items()}
     return {name: data for name, data in sorted(found.items()) if name.rpartition(".")[2] in formats}
-
-
-def draw(study: Study, keys: Sequence[str]) -> tuple[list[Drawn], list[tuple[str, str]]]:
-    """What was drawn, and of what was not: the reason."""
-    drawn: list[Drawn] = []
-    missing: list[tuple[str, str]] = []
-    for key in keys:
-        try:
-            drawn += import_module(f"normbench.report.figures.{key}").draw(study)
-        except NotDrawn as reason:
-            missing.append((key, str(reason)))
-    return drawn, missing
 
 
 def _tables(made: Content) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from normbench.report.style import PALE, mean_look
 Points = tuple[np.ndarray, np.ndarray]  # steps, values
 NEAR = 6.0  # points; ends of lines that are closer than this cannot carry a label each
 FEW = 10  # evaluations, of which each can be seen
+MOST_LABELS = 4  # a panel
 LABEL = 8.5  # points from one label to the next
 
 
@@ -32,10 +33,8 @@ class Curves:
 def measured(metrics: pd.DataFrame, column: str) -> dict[str, Points]:
     """The steps and values of each run where `column` was measured and is finite."""
     kept = metrics[np.isfinite(metrics[column].astype(float))]
-    return {
-        str(run_id): (part["step"].to_numpy(float), part[column].to_numpy(float))
-        for run_id, part in kept.groupby("run_id")
-    }
+    steps, values = kept["step"].to_numpy(float), kept[column].to_numpy(float)
+    return {str(run_id): (steps[own], values[own]) for run_id, own in kept.groupby("run_id").indices.items()}
 
 
 def mean_of(parts: Sequence[Points]) -> Points:
@@ -54,8 +53,9 @@ def accuracy_limits(points: Mapping[str, Points], complete: set[str]) -> tuple[f
     The first steps would otherwise squeeze what is compared into a strip; without the least distance the noise
     of equal runs would fill the panel.
     """
-    after = np.concatenate([y[x > 0] for x, y in points.values()] or [np.empty(0)])
-    values = after if len(after) else np.concatenate([y for _, y in points.values()] or [np.array([0.0, 1.0])])
+    steps, values = (np.concatenate([np.empty(0), *(p[i] for p in points.values())]) for i in (0, 1))
+    after = values[steps > 0]
+    values = after if len(after) else values if len(values) else np.array([0.0, 1.0])
     share = 0.1 if max(map(_count, points.values()), default=0) > FEW else 0.0
     low, high = min([np.quantile(values, share), *(points[i][1][-1] for i in complete if i in points)]), values.max()
     if high - low < 0.05:
@@ -74,9 +74,10 @@ def loss_limits(points: Mapping[str, Points], complete: set[str]) -> tuple[float
     An unstable start or a diverged run, many decades up, would otherwise flatten every other line.
     """
     values, finished = (
-        np.concatenate([*(y[y > 0] for i, (_, y) in points.items() if i in some), np.empty(0)])
+        np.concatenate([*(y for i, (_, y) in points.items() if i in some), np.empty(0)])
         for some in (points.keys(), complete)
     )
+    values, finished = values[values > 0], finished[finished > 0]
     if not len(values):
         return 0.1, 10.0
     high = min(values.max(), 3 * np.quantile(finished, 0.98)) if len(finished) else values.max()
@@ -117,10 +118,15 @@ def plain_log_ticks(axis: Axes, which: str, fewest: int = 4, most: int = 9) -> N
     one.set_minor_locator(ticker.NullLocator())
 
 
+def shown(run_ids: Sequence[str], curves: Curves, most: int | None) -> list[str]:
+    """The runs whose own lines are drawn: the first `most` (None: all), and those that diverged."""
+    return [i for number, i in enumerate(run_ids) if most is None or number < most or i in curves.diverged]
+
+
 def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[Line, Points]:
     """Draw the row's lines into `axis`, whose limits are set; gives the mean of each that has one to its end.
 
-    Of a line's runs the first `most` (None: all) are drawn, and those that diverged; the mean is that of all.
+    Of a line's runs those that are `shown` are drawn; the mean is that of all.
     """
     ends = {}
     for number, line in enumerate(row.lines):
@@ -134,9 +140,8 @@ def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[
             look: dict[str, Any] = (
                 {"linewidth": 0.5, "alpha": 0.35} if whole else {"linewidth": 0.7, "alpha": 0.7, "linestyle": dash}
             )
-            for number_of_run, (run_id, (x, y)) in enumerate(runs.items()):
-                if most is not None and number_of_run >= most and run_id not in curves.diverged:
-                    continue
+            for run_id in shown(list(runs), curves, most):
+                x, y = runs[run_id]
                 axis.plot(x, y, color=color, **look, label=f"_run {run_id}", zorder=2)
         if len(runs) == len(line.run_ids):
             x, y = mean_of(list(runs.values()))
@@ -189,7 +194,7 @@ def heights(axis: Axes, ends: Mapping[Line, Points]) -> dict[Line, float]:
 def can_label(at: Mapping[Line, float], row: Row) -> bool:
     """Whether labels at the right ends tell the lines apart: all have an end, and the ends are NEAR or more apart."""
     gaps = np.diff(sorted(at.values()))
-    return len(at) == len(row.lines) <= 4 and bool((gaps >= NEAR).all())
+    return len(at) == len(row.lines) <= MOST_LABELS and bool((gaps >= NEAR).all())
 
 
 def label_ends(axis: Axes, ends: Mapping[Line, Points], names: Mapping[Line, str], looks: Mapping) -> None:

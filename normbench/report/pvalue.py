@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -32,8 +33,12 @@ def sign_flip(differences: Iterable[float]) -> float:
     if len(d) <= ENUMERATED:
         patterns = (np.arange(2 ** (len(d) - 1))[:, None] >> np.arange(len(d))) & 1  # the last sign may stay
         return float((abs((1 - 2 * patterns) @ d) >= seen).mean())
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (DRAWS, len(d)))
-    return float((1 + (abs(signs @ d) >= seen).sum()) / (DRAWS + 1))
+    return float((1 + (abs(_signs(len(d)) @ d) >= seen).sum()) / (DRAWS + 1))
+
+
+@lru_cache(maxsize=4)
+def _signs(n: int) -> np.ndarray:
+    return np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (DRAWS, n))
 
 
 def sign_flip_floor(n: int) -> float:

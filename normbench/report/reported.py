@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from normbench.report import tables
 from normbench.report.facets import Row, rows
 from normbench.report.study import Study
 
@@ -27,7 +26,7 @@ def tuning(study: Study) -> pd.DataFrame:
 def facets(study: Study, some: pd.DataFrame, without: Collection[str] = ()) -> list[Row]:
     """`facets.rows` of some of the used runs, by what tells arms apart."""
     keys = [key for key in study.keys if key not in without]
-    return rows(some, tables.settings(study.used).loc[some.index, keys]) if len(some) else []
+    return rows(some, study.setting.loc[some.index, keys]) if len(some) else []
 
 
 def crosses(some: pd.DataFrame) -> str:

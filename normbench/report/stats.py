@@ -12,6 +12,7 @@ drops a value, and a non-finite one is refused.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,16 @@ def median(values: Iterable[float]) -> Interval:
     middle = float(x[n // 2]) if n % 2 or x[n // 2 - 1] == x[n // 2] else float(x[n // 2 - 1] + x[n // 2]) / 2
     if n < FEWEST:
         return Interval(middle, math.nan, math.nan, n, f"none: {n} values", math.nan)
+    k, level = _order_statistic(n)
+    return Interval(middle, float(x[k - 1]), float(x[n - k]), n, "order statistics", level)
+
+
+@lru_cache(maxsize=4096)
+def _order_statistic(n: int) -> tuple[int, float]:
+    """The k of the narrowest interval of at least LEVEL, or 1, and its true level."""
     levels = {k: 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5)) for k in range(1, n // 2 + 1)}
     k = max((k for k in levels if levels[k] >= LEVEL), default=1)
-    return Interval(middle, float(x[k - 1]), float(x[n - k]), n, "order statistics", levels[k])
+    return k, levels[k]
 
 
 def proportion(k: int, n: int) -> Interval:
@@ -168,19 +176,21 @@ def difference(
     return replace(_widened(effect, reselected), resolution=resolution)
 
 
-def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0, reselected: int = 0) -> Effect:
+def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0, reselected: int = 0, exact: bool = True) -> Effect:
     """Geometric mean of a / b over seeds, exp(mean log), with the t interval of the logs, exp'd.
 
     Values must be above 0. `floor`: the least SD of a log-ratio that is believed. `sd`, `p` and `corr` are of the logs.
-    `reselected`: as for `difference`.
+    `reselected`: as for `difference`. `exact`: whether to work out the exact p, the slowest of all.
     """
     for seed, value in [*a.items(), *b.items()]:
         if not value > 0:
             raise ValueError(f"a ratio needs values above 0, given {value!r} for seed {seed}")
     # negated, so that their difference b - a is log(a / b)
     logs_a, logs_b = ({seed: -math.log(value) for seed, value in arm.items()} for arm in (a, b))
-    effect = _paired("ratio", logs_a, logs_b, floor) if paired else _welch("ratio", logs_a, logs_b, floor, reselected)
-    effect = _widened(effect, reselected)
+    if paired:
+        effect = _widened(_paired("ratio", logs_a, logs_b, floor, exact=exact), reselected)
+    else:
+        effect = _welch("ratio", logs_a, logs_b, floor, reselected)
     i = effect.interval
     ends = {"low": math.exp(i.low), "high": math.exp(i.high)}
     return replace(effect, interval=replace(i, estimate=math.exp(i.estimate), **ends, method=f"{i.method} on logs"))
@@ -196,16 +206,19 @@ def interaction(a_off: Arm, a_on: Arm, b_off: Arm, b_on: Arm, *, resolution: flo
     return replace(effect, left_out=len(everywhere - seeds), resolution=resolution)
 
 
-def _paired(kind: str, a: Arm, b: Arm, floor: float, lower_is_better: bool = False, size: float = 0) -> Effect:
+def _paired(
+    kind: str, a: Arm, b: Arm, floor: float, lower_is_better: bool = False, size: float = 0, exact: bool = True
+) -> Effect:
     seeds = sorted(set(a) & set(b))
     x, y = _finite([a[s] for s in seeds], 0), _finite([b[s] for s in seeds], 0)
     size = max([size, *abs(x), *abs(y)])
     d = np.where(abs(y - x) <= ROUNDING * size, 0.0, y - x)
     interval, p = _t_interval(d, floor, size)
+    least = sign_flip_floor(len(d)) if len(d) >= FEWEST else math.nan
     return Effect(
         kind, interval, True, len(a), len(b),
         sd=_sd(d, size), corr=correlation(x, y), p=p,
-        p_exact=sign_flip(d), p_exact_floor=sign_flip_floor(len(d)) if len(d) >= FEWEST else math.nan,
+        p_exact=sign_flip(d) if exact else math.nan, p_exact_floor=least,
         wins=int((d < 0).sum() if lower_is_better else (d > 0).sum()),
         left_out=len(set(a) ^ set(b)),
     )  # fmt: skip

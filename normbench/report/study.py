@@ -6,11 +6,12 @@ and in nothing else.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from normbench.claim import Claim
@@ -101,9 +102,12 @@ class Arm:
         values = dict(zip(self.runs["run_id"], self.runs[name].astype(float), strict=True))
         return {seed: values[i] for seed, i in run_ids.items() if math.isfinite(values[i])}
 
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        return dict(zip(self.runs["run_id"], self.runs["state"], strict=True))
+
     def diverged(self, run_ids: Mapping[int, str]) -> int:
-        states = dict(zip(self.runs["run_id"], self.runs["state"], strict=True))
-        return sum(states[i] == "diverged" for i in run_ids.values())
+        return sum(self._states[i] == "diverged" for i in run_ids.values())
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,23 @@ class Contrast:
     post_hoc: bool
     crossings: tuple[dict[int, Crossing], dict[int, Crossing]]
     rows: tuple[verdict.Comparison, ...] = field(default=(), compare=False)
+
+
+class _Rows(Mapping[str, pd.DataFrame]):
+    """Takes a run's rows out of the table when asked for them: ten thousand tables would take seconds to make."""
+
+    def __init__(self, metrics: pd.DataFrame):
+        found = metrics.groupby("run_id", sort=False).indices.items()
+        self._metrics, self._places = metrics, {str(run_id): np.asarray(own) for run_id, own in found}
+
+    def __getitem__(self, run_id: str) -> pd.DataFrame:
+        return self._metrics.take(self._places[run_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(frozen=True)
@@ -143,9 +164,27 @@ class Study:
         return self.runs[self.runs["used"].astype(bool)]
 
     @cached_property
-    def rows_of(self) -> dict[str, pd.DataFrame]:
+    def setting(self) -> pd.DataFrame:
+        """What tells the used runs apart, one row a run."""
+        return tables.settings(self.used)
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.used["norm"])))
+
+    @cached_property
+    def optimizers(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.used["optimizer"])))
+
+    @cached_property
+    def rows_of(self) -> Mapping[str, pd.DataFrame]:
         """run_id -> its rows of metrics.csv."""
-        return {str(run_id): rows for run_id, rows in self.metrics.groupby("run_id", sort=False)}
+        return _Rows(self.metrics)
+
+    @cached_property
+    def track_of(self) -> Mapping[str, target.Track]:
+        """run_id -> its way to its accuracy."""
+        return target.Track.of_each(self.metrics)
 
     @cached_property
     def _budgets(self) -> dict[str, int]:
@@ -158,7 +197,7 @@ class Study:
     def crossing(self, run_id: str, goal: float) -> Crossing:
         """When that run reached the accuracy `goal`."""
         if (run_id, goal) not in self._crossings:
-            self._crossings[run_id, goal] = target.crossing(self.rows_of[run_id], goal, self._budgets[run_id])
+            self._crossings[run_id, goal] = self.track_of[run_id].crossing(goal, self._budgets[run_id])
         return self._crossings[run_id, goal]
 
     def name(self, arm: Arm, without: Sequence[str] = ()) -> str:
@@ -287,7 +326,7 @@ def _contrast(made: Study, key: str, baseline: Arm, variant: Arm, where: Setting
         # the runs that chose the settings are none of those reported: a target from them is declared beforehand
         post_hoc = baseline.selection is None or baseline.selection.how != "tune/confirm"
         ids = baseline.reported if post_hoc else baseline.tuning
-        goal = target.automatic_target(made.rows_of[i] for i in ids.values())
+        goal = target.automatic_target(made.track_of[i] for i in ids.values())
     crossings = _crossings(made, baseline.reported, goal), _crossings(made, variant.reported, goal)
     return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)
 

@@ -1,5 +1,7 @@
 """Which settings tell runs apart, and how a table is written: as Markdown, as CSV. Pure: tables in, tables out."""
 
+import csv
+import io
 import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -9,6 +11,7 @@ import pandas as pd
 
 from normbench.report.collect import is_uncompared
 
+MANY = 20_000  # rows of a table from which on, and by which, pandas is too slow to write it
 MOST_DECIMALS = 4  # a data set of 10,000 images resolves no more
 
 
@@ -97,9 +100,42 @@ def escaped(text: str) -> str:
 
 def as_csv(table: pd.DataFrame) -> bytes:
     """UTF-8, LF; floats in full precision, booleans as true and false, empty where not measured."""
+    if len(table) >= MANY and all(_is_plain(values) for _, values in table.items()):
+        return _plain_csv(table)
     words = {
         str(name): values.map({True: "true", False: "false"})
         for name, values in table.items()
         if len(values) and values.map(lambda value: isinstance(value, bool | np.bool_)).all()
     }
     return table.assign(**words).to_csv(index=False, lineterminator="\n").encode()
+
+
+def _is_plain(values: pd.Series) -> bool:
+    return values.dtype in (np.float64, np.int64) or pd.api.types.infer_dtype(values, skipna=False) == "string"
+
+
+def _plain_csv(table: pd.DataFrame) -> bytes:
+    """The same bytes in a third of the time, for columns of floats, of whole numbers and of strings."""
+    parts = [table.head(0).to_csv(index=False, lineterminator="\n").encode()]
+    for start in range(0, len(table), MANY):
+        columns = [_written(values) for _, values in table.iloc[start : start + MANY].items()]
+        parts.append("".join(f"{line}\n" for line in map(",".join, zip(*columns, strict=True))).encode())
+    return b"".join(parts)
+
+
+def _written(values: pd.Series) -> list[str]:
+    """A column's cells; each different one is written once."""
+    numbers = values.dtype in (np.float64, np.int64)
+    # floats by their bits: 0.0 and -0.0 are equal, and written differently
+    codes, different = pd.factorize(values.to_numpy().view(np.int64) if numbers else values.to_numpy(object))
+    if values.dtype == np.float64:
+        texts = ["" if x != x else repr(x) for x in different.view(np.float64).tolist()]
+    else:
+        texts = [str(x) if numbers else _quoted(x) for x in different.tolist()]
+    return np.array(texts, dtype=object)[codes].tolist()
+
+
+def _quoted(text: str) -> str:
+    with io.StringIO() as line:
+        csv.writer(line, lineterminator="\n").writerow([text, 0])
+        return line.getvalue().removesuffix(",0\n")

@@ -48,31 +48,74 @@ class Crossing:
     sustain: int = SUSTAIN
 
 
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One run's way, in order of steps, as arrays: made once, it answers for every target at once.
+
+    value: the metric. best: the highest target that it reached by each evaluation from which `sustain` follow.
+    """
+
+    metric: str
+    sustain: int
+    step: np.ndarray
+    examples: np.ndarray
+    train_s: np.ndarray
+    value: np.ndarray
+    best: np.ndarray
+
+    @staticmethod
+    def of(rows: "pd.DataFrame | Track", metric: str = "val_acc", sustain: int = SUSTAIN) -> "Track":
+        """From a run's rows of metrics.csv; of a Track: itself."""
+        return rows if isinstance(rows, Track) else Track._of(rows[[*UNITS, metric]].to_numpy(float), metric, sustain)
+
+    @staticmethod
+    def of_each(metrics: pd.DataFrame) -> dict[str, "Track"]:
+        """run_id -> its track of the validation accuracy, from the rows of many runs."""
+        table = metrics[[*UNITS, "val_acc"]].to_numpy(float)
+        places = metrics.groupby("run_id", sort=False).indices
+        return {str(run_id): Track._of(table[own], "val_acc", SUSTAIN) for run_id, own in places.items()}
+
+    @staticmethod
+    def _of(table: np.ndarray, metric: str, sustain: int) -> "Track":
+        if sustain < 1:
+            raise ValueError(f"sustain must be at least 1 evaluation, given {sustain}")
+        step, examples, train_s, value = table[np.argsort(table[:, 0], kind="stable")].T
+        if not len(step) or (np.diff(step) == 0).any():
+            raise ValueError(f"a run needs one row an evaluation, given steps {step.tolist()}")
+        known = np.where(np.isnan(value), -math.inf, value)  # what was not measured was not reached
+        count = max(len(known) - sustain + 1, 0)
+        lowest = np.min([known[i : i + count] for i in range(sustain)], axis=0)
+        return Track(metric, sustain, step, examples, train_s, value, np.maximum.accumulate(lowest))
+
+    @property
+    def highest(self) -> float:
+        """The highest target that the run reaches; -inf where it has too few evaluations."""
+        return float(self.best[-1]) if len(self.best) else -math.inf
+
+    def crossing(self, target: float, budget_steps: int) -> Crossing:
+        """When it reached `target`; `budget_steps` is what it was to train for."""
+        if not self.metric.endswith("_acc") or not 0 < target <= 1:
+            raise ValueError(
+                f"a target is an accuracy in (0, 1], given {target!r} of {self.metric}; for 85 % type 0.85"
+            )
+        steps, examples, seconds = (float(values[-1]) for values in (self.step, self.examples, self.train_s))
+        pace = budget_steps / steps if steps > 0 else math.nan
+        known = {"budget_steps": budget_steps, "budget_examples": examples * pace}
+        known |= {"batch_size": examples / steps if steps > 0 else math.nan}
+        known |= {"metric": self.metric, "sustain": self.sustain}
+        i = int(np.searchsorted(self.best, target))  # the first at or above it
+        if i == len(self.best):
+            return Crossing(target, False, float(budget_steps), examples * pace, seconds * pace, gap=0.0, **known)
+        at = {unit: float(getattr(self, unit)[i]) for unit in UNITS}
+        gap = float((self.step[i] - self.step[i - 1]) / self.step[i]) if i else 0.0
+        return Crossing(target, True, **at, gap=gap, **known)
+
+
 def crossing(
     rows: pd.DataFrame, target: float, budget_steps: int, *, metric: str = "val_acc", sustain: int = SUSTAIN
 ) -> Crossing:
     """When one run, given by its rows of metrics.csv, reached `target`; `budget_steps` is what it was to train for."""
-    if not metric.endswith("_acc") or not 0 < target <= 1:
-        raise ValueError(f"a target is an accuracy in (0, 1], given {target!r} of {metric}; for 85 % type 0.85")
-    if sustain < 1:
-        raise ValueError(f"sustain must be at least 1 evaluation, given {sustain}")
-    rows = rows.sort_values("step")
-    step, value = rows["step"].to_numpy(float), rows[metric].to_numpy(float)
-    if not len(step) or len(np.unique(step)) < len(step):
-        raise ValueError(f"a run needs one row an evaluation, given steps {step.tolist()}")
-    last = rows.iloc[-1]
-    pace = budget_steps / float(last["step"]) if last["step"] > 0 else math.nan
-    at_budget = {"examples": float(last["examples"]) * pace, "train_s": float(last["train_s"]) * pace}
-    batch = float(last["examples"]) / float(last["step"]) if last["step"] > 0 else math.nan
-    known = {"budget_steps": budget_steps, "budget_examples": at_budget["examples"], "batch_size": batch}
-    known |= {"metric": metric, "sustain": sustain}
-    above = value >= target  # False for NaN
-    start = next((i for i in range(len(above) - sustain + 1) if above[i : i + sustain].all()), None)
-    if start is None:
-        return Crossing(target, False, float(budget_steps), **at_budget, gap=0.0, **known)
-    row = rows.iloc[start]
-    gap = (step[start] - step[start - 1]) / step[start] if start else 0.0
-    return Crossing(target, True, **{unit: float(row[unit]) for unit in UNITS}, gap=float(gap), **known)
+    return Track.of(rows, metric, sustain).crossing(target, budget_steps)
 
 
 def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
@@ -90,14 +133,14 @@ def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
 
 def compare(
     a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "step", *,
-    paired: bool = True, reselected: int = 0,
+    paired: bool = True, reselected: int = 0, exact: bool = True,
 ) -> Effect:  # fmt: skip
     """How many times sooner the variant b reaches the target than the baseline a: ratio a / b, or why there is none.
 
     Nobody censored: geometric mean of the per-seed ratios. Only the slower arm censored: the same with its budget in
     place of what it never reached, a bound (`bound`); the interval's other end is infinite or 0. Else refused. All of
     it only with equal budgets. The SD of log-ratios is floored at half of what one evaluation is worth.
-    `reselected`: as for `stats.difference`.
+    `reselected`, `exact`: as for `stats.ratio`.
     """
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, given {unit!r}")
@@ -118,7 +161,7 @@ def compare(
         return replace(blank, refused=reason)
     times_a, times_b = ({s: getattr(c, unit) for s, c in arm.items()} for arm in (a, b))
     floor = stats.FLOOR_STEPS * math.hypot(*(_gap(arm) for arm in (a, b)))
-    found = stats.ratio(times_a, times_b, paired=paired, floor=floor, reselected=reselected)
+    found = stats.ratio(times_a, times_b, paired=paired, floor=floor, reselected=reselected, exact=exact)
     known = {"n_a": n_a, "n_b": n_b, "left_out": left_out, "wins": blank.wins, "resolution": blank.resolution}
     found = replace(found, **known, censored_a=missed[0], censored_b=missed[1])
     if missed == [0, 0]:
@@ -200,53 +243,44 @@ def round_targets() -> tuple[float, ...]:
     return tuple(k / 1000 for k in (*coarse, *fine, *finest))
 
 
-def automatic_target(
-    baseline: Iterable[pd.DataFrame], *, metric: str = "val_acc", sustain: int = SUSTAIN
-) -> float | None:
+def automatic_target(baseline: Iterable[pd.DataFrame | Track]) -> float | None:
     """The largest round accuracy that at least half of the baseline's runs reach; None where there is none.
 
     Only targets above every run's accuracy at step 0. It is chosen after the fact (`Flag.POST_HOC_TARGET`).
     """
-    runs = [run.sort_values("step") for run in baseline]
+    runs = [Track.of(rows) for rows in baseline]
     if not runs:
         return None
-    first = max(float(run[metric].iloc[0]) for run in runs)
-    best = sorted((_sustained_best(run, metric, sustain) for run in runs), reverse=True)
+    first = max(float(run.value[0]) for run in runs)
+    best = sorted((run.highest for run in runs), reverse=True)
     half = best[(len(best) + 1) // 2 - 1]  # at least this high in at least half of the runs
     return max((t for t in round_targets() if first < t <= half), default=None)
 
 
-def target_grid(
-    runs: Sequence[pd.DataFrame], step: float = 0.01, *, metric: str = "val_acc", sustain: int = SUSTAIN
-) -> list[float]:
+def target_grid(runs: Sequence[pd.DataFrame | Track], step: float = 0.01) -> list[float]:
     """The multiples of `step` above every run's accuracy at step 0 that at least one run reaches."""
-    first = max(float(run.sort_values("step")[metric].iloc[0]) for run in runs)
-    best = max(_sustained_best(run, metric, sustain) for run in runs)
+    tracks = [Track.of(rows) for rows in runs]
+    first, best = max(float(run.value[0]) for run in tracks), max(run.highest for run in tracks)
     targets = (round(k * step, 10) for k in range(1, int(1 / step) + 1))
     return [t for t in targets if first < t <= best]
 
 
-def _sustained_best(rows: pd.DataFrame, metric: str, sustain: int) -> float:
-    """The highest target that the run reaches; -inf where it has too few evaluations."""
-    value = rows.sort_values("step")[metric].fillna(-math.inf).to_numpy(float)
-    return max((float(value[i : i + sustain].min()) for i in range(len(value) - sustain + 1)), default=-math.inf)
-
-
 def speedup(
-    a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], targets: Iterable[float], budgets: tuple[int, int],
-    *, unit: str = "step", metric: str = "val_acc", sustain: int = SUSTAIN,
+    a: Mapping[int, pd.DataFrame | Track], b: Mapping[int, pd.DataFrame | Track], targets: Iterable[float],
+    budgets: tuple[int, int], *, unit: str = "step",
 ) -> pd.DataFrame:  # fmt: skip
     """The ratio as a function of the target, from the rows of each seed's run; `budgets`: the steps of a and of b.
 
     One row a target. bound: "", "low" or "high" as in Effect; reached_a, reached_b: of the n_pairs.
     """
+    tracks = [{seed: Track.of(rows) for seed, rows in arm.items()} for arm in (a, b)]
     found = []
     for target in targets:
         arm_a, arm_b = (
-            {s: crossing(rows, target, budget, metric=metric, sustain=sustain) for s, rows in arm.items()}
-            for arm, budget in zip((a, b), budgets, strict=True)
+            {seed: track.crossing(target, budget) for seed, track in arm.items()}
+            for arm, budget in zip(tracks, budgets, strict=True)
         )
-        e = compare(arm_a, arm_b, unit)
+        e = compare(arm_a, arm_b, unit, exact=False)
         i, n = e.interval, e.interval.n
         row = {"target": target, "ratio": i.estimate, "ci_low": i.low, "ci_high": i.high, "bound": e.bound}
         reached = {"reached_a": n - e.censored_a, "reached_b": n - e.censored_b}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from normbench.report import latex
 from normbench.report.content import Content
-from normbench.report.figures import Drawn
+from normbench.report.figures import KEYS, Drawn
 from normbench.report.page import DATA, data_of
 from normbench.report.style import WIDTH
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1_900_000  # of the page: it must go into a mail
 COARSER = "Shown as a picture of points, as its lines alone would make this page too large for mail."
+LEFT_OUT = "Left out of this page, as it would make it too large for mail: see"
 MOST_ROWS = 12  # of a figure's data in the page
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}"
@@ -80,9 +81,14 @@ def _picture(drawn: Drawn, image: Markup, formats: Sequence[str]) -> Picture:
     links += [("CSV", data_of(drawn))] if "csv" in formats else []
     rows = tuple(tuple(_cell(value) for value in row) for row in drawn.data.head(MOST_ROWS).itertuples(index=False))
     header = tuple(map(str, drawn.data))
-    note = COARSER if image.startswith("<img") else ""
+    note = COARSER if image.startswith("<img") else "" if image else f"{LEFT_OUT} {_elsewhere(drawn, formats)}."
     data = f"figures/{drawn.name}.csv"
     return Picture(drawn.name, drawn.caption, image, tuple(links), header, rows, len(drawn.data), data, note)
+
+
+def _elsewhere(drawn: Drawn, formats: Sequence[str]) -> str:
+    kinds = [kind for kind in ("png", "svg", "pdf") if kind in formats]
+    return f"figures/{drawn.name}.{kinds[0]}" if kinds else "the files of --format png"
 
 
 def _cell(value: Any) -> str:
@@ -95,7 +101,11 @@ def _cell(value: Any) -> str:
 
 
 def _images(drawn: Sequence[Drawn], rendered: Mapping[str, Mapping[str, bytes]], most: int) -> dict[str, Markup]:
-    """Every figure as SVG; while they have more than `most` letters, the largest as PNG, if that is smaller."""
+    """Every figure as SVG; while they have more than `most` letters, the largest as PNG, if that is smaller.
+
+    Where even that is too much, the last ones are left out, a figure's further pages before any first one, and never
+    the first of all.
+    """
     images = {d.name: inline_svg(d, rendered[d.name]["svg"]) for d in drawn}
     for item in sorted(drawn, key=lambda d: (-len(images[d.name]), d.name)):
         if sum(map(len, images.values())) <= most:
@@ -103,6 +113,10 @@ def _images(drawn: Sequence[Drawn], rendered: Mapping[str, Mapping[str, bytes]],
         picture = _inline_png(item, rendered[item.name]["png"])
         if len(picture) < len(images[item.name]):
             images[item.name] = picture
+    for item in sorted(reversed(drawn[1:]), key=lambda d: d.name in KEYS):
+        if sum(map(len, images.values())) <= most:
+            break
+        images[item.name] = Markup()
     return images
 
 

@@ -21,9 +21,12 @@ class NotDrawn(Exception):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the caption that says all that a reader needs, and the numbers that were drawn (figures/NAME.csv)."""
+    """A figure, the caption that says all that a reader needs, and the numbers that were drawn (figures/NAME.csv).
+
+    figure: None once its files are made.
+    """
 
     name: str
-    figure: Figure
+    figure: Figure | None
     caption: str
     data: pd.DataFrame = field(default_factory=pd.DataFrame)

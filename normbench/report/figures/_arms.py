@@ -21,7 +21,7 @@ Group = tuple[str, list[tuple[str, list[Arm]]]]  # title of a panel, and the nor
 
 def dot(study: Study, arm: Arm) -> dict[str, Any]:
     """How a mark of this arm looks."""
-    color, marker = norm_looks(study.used["norm"])[arm.norm]
+    color, marker = norm_looks(study.norms)[arm.norm]
     hollow = arm.norm in HOLLOW
     # a white edge keeps marks apart that lie on each other
     face = {"markerfacecolor": "white", "markeredgewidth": 0.9} if hollow else {"markeredgecolor": "white"}

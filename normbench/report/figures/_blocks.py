@@ -46,8 +46,7 @@ def batch_sizes(block: Block) -> set[int]:
 
 
 def crossings(study: Study, arm: Arm, goal: float) -> dict[int, target.Crossing]:
-    budgets = arm.runs.set_index("run_id")["total_steps"].astype(int)
-    return {seed: target.crossing(study.rows_of[i], goal, int(budgets[i])) for seed, i in arm.reported.items()}
+    return {seed: study.crossing(i, goal) for seed, i in arm.reported.items()}
 
 
 def pages(found: Sequence[Block]) -> list[tuple[str, list[Block]]]:

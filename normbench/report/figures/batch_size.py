@@ -61,7 +61,7 @@ def _summary(arm: Arm) -> dict[str, Any]:
 
 
 def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
-    looks = norm_looks(study.used["norm"])
+    looks = norm_looks(study.norms)
     arms = {id(arm): arm for _, lines in page for _, line in lines for arm in line}
     rows = {key: _summary(arm) for key, arm in arms.items()}
     entries = {norm: mean_look(norm, looks) for _, lines in page for norm, _ in lines}

@@ -38,7 +38,7 @@ def draw(study: Study) -> list[Drawn]:
     with matplotlib.rc_context(RC):
         for name, chunk in zip(page_names("cost", len(chunks)), chunks, strict=True):
             own = table[table["arm"].isin(chunk)]
-            figure = _page(own, table, norm_looks(study.used["norm"])).figure
+            figure = _page(own, table, norm_looks(study.norms)).figure
             found.append(Drawn(name, figure, _caption(study, own), own.reset_index(drop=True)))
     return found
 

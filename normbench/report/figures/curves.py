@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from normbench.report import panels, tables
+from normbench.report import panels
 from normbench.report.captions import curves_caption, seeds_drawn
 from normbench.report.facets import MOST_LINES, Line, Row, even, rows
 from normbench.report.figures import Drawn, NotDrawn
@@ -28,7 +28,7 @@ LETTER = 0.062  # the width of a letter, of 8 pt text on average
 
 def draw(study: Study) -> list[Drawn]:
     """See `curves`."""
-    return curves(study.used, tables.settings(study.used), study.metrics)
+    return curves(study.used, study.setting, study.metrics)
 
 
 def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> list[Drawn]:
@@ -57,32 +57,58 @@ def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> 
     pages = even(facets, MOST_ROWS)
     names = page_names("curves", len(pages))
     with matplotlib.rc_context(RC):
-        measured = {metric: panels.measured(metrics, metric) for metric, _ in AXES}
-        return [_page(name, page, runs, measured) for name, page in zip(names, pages, strict=True)]
+        shown = _Shown(runs, metrics)
+        return [_page(name, page, shown) for name, page in zip(names, pages, strict=True)]
 
 
-def _page(
-    name: str, page: Sequence[Row], runs: pd.DataFrame, measured: Mapping[str, Mapping[str, panels.Points]]
-) -> Drawn:
-    looks, dashes = norm_looks(runs["norm"]), optimizer_dashes(runs["optimizer"])
-    diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
-    by_metric = {c: panels.Curves(points, looks, dashes, diverged) for c, points in measured.items()}
-    names = line_names({line for row in page for line in row.lines}, runs)
-    layout = _Layout(page, names, direct=True)
-    figure, ends = _drawn(page, runs, by_metric, layout)
-    left = [(axis, row, ends[axis]) for axis, row in zip(figure.axes[::2], page, strict=True)]
-    if not all(panels.can_label(panels.heights(axis, end), row) for axis, row, end in left):
+class _Shown:
+    """What all pages are drawn from."""
+
+    def __init__(self, runs: pd.DataFrame, metrics: pd.DataFrame):
+        self.runs = runs
+        looks, dashes = norm_looks(runs["norm"]), optimizer_dashes(runs["optimizer"])
+        diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
+        self.curves = {c: panels.Curves(panels.measured(metrics, c), looks, dashes, diverged) for c, _ in AXES}
+        self._limits: dict[tuple[str, frozenset], tuple[float, float]] = {}
+
+    def limits(self, metric: str, own: pd.DataFrame) -> tuple[float, float]:
+        """Of the y axis: rows of one data set share it, since they are compared."""
+        key = metric, frozenset(own["dataset"])
+        if key not in self._limits:
+            same = self.runs[self.runs["dataset"].isin(own["dataset"])]
+            complete = set(same.loc[same["state"] == "complete", "run_id"])
+            curves = self.curves[metric]
+            points = {i: curves.points[i] for i in same["run_id"] if i in curves.points}
+            found = panels.accuracy_limits if metric == "val_acc" else panels.loss_limits
+            self._limits[key] = found(points, complete)
+        return self._limits[key]
+
+
+def _page(name: str, page: Sequence[Row], shown: _Shown) -> Drawn:
+    curves = shown.curves["val_acc"]
+    names = line_names({line for row in page for line in row.lines}, shown.runs)
+    figure = _labelled(page, shown, names)
+    if not figure:
         layout = _Layout(page, names, direct=False)
-        figure, ends = _drawn(page, runs, by_metric, layout)
-        _legend(figure, by_metric["val_acc"], names, layout)
-    else:
-        for i, axis in enumerate(figure.axes):
-            row = page[i // 2]
-            if i % 2 == 0 or panels.can_label(panels.heights(axis, ends[axis]), row):
-                panels.label_ends(axis, ends[axis], names, looks)
-    accuracy, loss = (by_metric[metric].points for metric, _ in AXES)
-    text = curves_caption(page, runs, accuracy, loss, [axis.get_ylim() for axis in figure.axes])
+        figure, _ = _drawn(page, shown, layout)
+        _legend(figure, curves, names, layout)
+    accuracy, loss = (shown.curves[metric].points for metric, _ in AXES)
+    text = curves_caption(page, shown.runs, accuracy, loss, [axis.get_ylim() for axis in figure.axes])
     return Drawn(name, figure, text)
+
+
+def _labelled(page: Sequence[Row], shown: _Shown, names: Mapping[Line, str]) -> Figure | None:
+    """With the lines' names at their ends, where these lie far enough apart in every row's first panel."""
+    if max(len(row.lines) for row in page) > panels.MOST_LABELS:
+        return None
+    figure, ends = _drawn(page, shown, _Layout(page, names, direct=True))
+    fits = [panels.can_label(panels.heights(axis, ends[axis]), page[i // 2]) for i, axis in enumerate(figure.axes)]
+    if not all(fits[::2]):
+        return None
+    for axis, fit in zip(figure.axes, fits, strict=True):
+        if fit:
+            panels.label_ends(axis, ends[axis], names, shown.curves["val_acc"].looks)
+    return figure
 
 
 def line_names(lines: set[Line], runs: pd.DataFrame) -> dict[Line, str]:
@@ -118,29 +144,24 @@ class _Layout:
         return self.lefts[column] / WIDTH, bottom, self.width / WIDTH, PANEL / self.height
 
 
-def _drawn(
-    page: Sequence[Row], runs: pd.DataFrame, by_metric: Mapping[str, panels.Curves], layout: _Layout
-) -> tuple[Figure, dict[Axes, dict[Line, panels.Points]]]:
+def _drawn(page: Sequence[Row], shown: _Shown, layout: _Layout) -> tuple[Figure, dict[Axes, dict[Line, panels.Points]]]:
     """The panels without labels or legend, and in each the means that have an end to label."""
     figure, ends = Figure(figsize=(WIDTH, layout.height)), {}
-    reached = by_metric["val_acc"].points
+    reached, runs = shown.curves["val_acc"].points, shown.runs
     for number, row in enumerate(page):
         own = runs[runs["run_id"].isin([i for line in row.lines for i in line.run_ids])]
-        same = runs[runs["dataset"].isin(own["dataset"])]  # rows of one data set share their axes: they are compared
-        complete = set(same.loc[same["state"] == "complete", "run_id"])
         for column, (metric, title) in enumerate(AXES):
-            curves = by_metric[metric]
+            curves = shown.curves[metric]
             axis = figure.add_axes(layout.box(number, column))
-            points = {i: curves.points[i] for i in same["run_id"] if i in curves.points}
             last = [reached[i][0][-1] for i in own["run_id"] if i in reached]
             end = max([*last, *own["total_steps"].dropna().astype(float), 1.0])
             axis.set_xlim(-0.01 * end, 1.015 * end)  # room for half a marker
             if metric == "val_acc":
-                axis.set_ylim(panels.accuracy_limits(points, complete))
+                axis.set_ylim(shown.limits(metric, own))
                 axis.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
             else:
                 axis.set_yscale("log")
-                axis.set_ylim(panels.loss_limits(points, complete))
+                axis.set_ylim(shown.limits(metric, own))
                 panels.log_ticks(axis)
             axis.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
             axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))

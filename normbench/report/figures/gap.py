@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import multiples, panels, reported
-from normbench.report.captions import scope
+from normbench.report.captions import scope, seed_lines, seeds_drawn
 from normbench.report.facets import Line, Row
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures.curves import line_names
@@ -32,11 +32,13 @@ def draw(study: Study) -> list[Drawn]:
     if not len(table):
         raise NotDrawn("needs train_eval_acc, the accuracy on training images in evaluation mode, found none")
     curves = panels.Curves(
-        panels.measured(table, "gap"), norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"]),
+        panels.measured(table, "gap"), norm_looks(study.norms), optimizer_dashes(study.optimizers),
         frozenset(runs.loc[runs["state"] == "diverged", "run_id"]),
     )  # fmt: skip
     facets = reported.facets(study, runs)
-    part = multiples.Part("Training minus validation accuracy", 1.5, lambda axis, row: _panel(axis, row, curves, runs))
+    part = multiples.Part(
+        "Training minus validation accuracy", 1.5, lambda axis, row, few: _panel(axis, row, curves, runs, few)
+    )
     names = line_names({line for row in facets for line in row.lines}, runs)
     looks = multiples.Looks(names, curves.looks, curves.dashes)
     pages = multiples.pages(facets, [part])
@@ -54,7 +56,7 @@ def _gaps(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return table.loc[np.isfinite(table["gap"]), COLUMNS].sort_values(["run_id", "step"])
 
 
-def _panel(axis: Axes, row: Row, curves: panels.Curves, runs: pd.DataFrame) -> Mapping[Line, panels.Points]:
+def _panel(axis: Axes, row: Row, curves: panels.Curves, runs: pd.DataFrame, few: int) -> Mapping[Line, panels.Points]:
     multiples.steps_axis(axis, row, runs)
     values = np.concatenate([y for _, y in curves.points.values()])  # every panel has the same y axis
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
@@ -62,7 +64,7 @@ def _panel(axis: Axes, row: Row, curves: panels.Curves, runs: pd.DataFrame) -> M
     axis.set_ylim(low - room, high + room)
     axis.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.axhline(0, color="#555555", linewidth=0.6, zorder=1, label="_zero")
-    ends = panels.draw(axis, row, curves)
+    ends = panels.draw(axis, row, curves, few)
     panels.explain_if_empty(axis, row, curves)
     return ends
 
@@ -71,12 +73,13 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
     """The page's caption and data."""
     ids = {i for row in page for line in row.lines for i in line.run_ids}
     own = runs[runs["run_id"].isin(ids)]
-    n = reported.seeds([len(line.run_ids) for row in page for line in row.lines])
+    counts = [len(line.run_ids) for row in page for line in row.lines]
+    thin, thick = seed_lines(reported.seeds(counts), max(counts), seeds_drawn(page, 1))
     parts = [
         "Training minus validation accuracy against optimizer steps, both in evaluation mode; the training accuracy is "
         "of a fixed subset of the training images. Above zero the network is better on what it has seen.",
-        f"Thin lines: single seeds ({n} a setting); thick lines: their mean. No smoothing."
-        if n != "1 seed"
+        f"Thin lines: {thin}; thick lines: {thick}. No smoothing."
+        if max(counts) > 1
         else "Each line is a single run, of one seed. No smoothing.",
         _arms.tuning(study, [arm for arm in study.arms if ids & set(arm.reported.values())], "Each"),
         scope(own),

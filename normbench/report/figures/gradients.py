@@ -10,7 +10,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import multiples, panels, reported
-from normbench.report.captions import scope
+from normbench.report.captions import scope, seed_lines, seeds_drawn
 from normbench.report.facets import Line, Row
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures.curves import line_names
@@ -44,14 +44,18 @@ def draw(study: Study) -> list[Drawn]:
     table = own.loc[np.isfinite(own["grad_norm_mean"].astype(float)), COLUMNS].sort_values(["run_id", "step"])
     if not len(table):
         raise NotDrawn("needs grad_norm_mean, the gradient norm before clipping, found none")
-    looks, dashes = norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"])
+    looks, dashes = norm_looks(study.norms), optimizer_dashes(study.optimizers)
     diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
     norm, largest, share = (panels.Curves(panels.measured(table, c), looks, dashes, diverged) for c in COLUMNS[-3:])
     shown = _Shown(norm, largest, share, runs)
     facets = reported.facets(study, runs)
-    parts = [multiples.Part("Gradient norm before clipping (log)", 1.4, lambda axis, row: _norm(axis, row, shown))]
+    parts = [
+        multiples.Part("Gradient norm before clipping (log)", 1.4, lambda axis, row, few: _norm(axis, row, shown, few))
+    ]
     if (runs["clip"] != "none").any():
-        parts.append(multiples.Part("Share of steps clipped", 0.6, lambda axis, row: _share(axis, row, shown)))
+        parts.append(
+            multiples.Part("Share of steps clipped", 0.6, lambda axis, row, few: _share(axis, row, shown, few))
+        )
     names = line_names({line for row in facets for line in row.lines}, runs)
     pages = multiples.pages(facets, parts)
     with matplotlib.rc_context(RC):
@@ -65,7 +69,7 @@ def draw(study: Study) -> list[Drawn]:
         ]
 
 
-def _norm(axis: Axes, row: Row, shown: _Shown) -> Mapping[Line, panels.Points]:
+def _norm(axis: Axes, row: Row, shown: _Shown, few: int) -> Mapping[Line, panels.Points]:
     multiples.steps_axis(axis, row, shown.runs)
     values = np.concatenate([y[y > 0] for c in (shown.norm, shown.largest) for _, y in c.points.values()] or [[1.0]])
     bounds = sorted(set(shown.runs.loc[_clips(shown.runs), BOUND].astype(float))) if BOUND in shown.runs else []
@@ -75,19 +79,19 @@ def _norm(axis: Axes, row: Row, shown: _Shown) -> Mapping[Line, panels.Points]:
     axis.set_ylim(float(low / room), float(high * room))  # every panel has the same y axis
     panels.log_ticks(axis)
     for line in row.lines:
-        for run_id in line.run_ids:
+        for run_id in panels.shown(line.run_ids, shown.largest, few):
             if run_id in shown.largest.points:
                 x, y = shown.largest.points[run_id]
                 color = shown.norm.looks[line.norm][0]
                 axis.plot(x, y, ".", color=color, markersize=2, alpha=0.45, zorder=2, label=f"_max {run_id}")
-    ends = panels.draw(axis, row, shown.norm)
+    ends = panels.draw(axis, row, shown.norm, few)
     for bound in _bounds(row, shown.runs):
         axis.axhline(bound, color="#555555", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1, label="_bound")
     panels.explain_if_empty(axis, row, shown.norm)
     return ends
 
 
-def _share(axis: Axes, row: Row, shown: _Shown) -> Mapping[Line, panels.Points]:
+def _share(axis: Axes, row: Row, shown: _Shown, few: int) -> Mapping[Line, panels.Points]:
     multiples.steps_axis(axis, row, shown.runs)
     axis.set_ylim(-0.04, 1.04)
     axis.yaxis.set_major_locator(ticker.FixedLocator([0, 0.5, 1]))
@@ -96,7 +100,7 @@ def _share(axis: Axes, row: Row, shown: _Shown) -> Mapping[Line, panels.Points]:
         axis.text(0.5, 0.5, "no clipping", transform=axis.transAxes, ha="center", va="center", color="#777777")
         axis.grid(False)
         return {}
-    ends = panels.draw(axis, row, shown.share)
+    ends = panels.draw(axis, row, shown.share, few)
     panels.explain_if_empty(axis, row, shown.share)
     return ends
 
@@ -114,18 +118,19 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
     """The page's caption and data."""
     ids = {i for row in page for line in row.lines for i in line.run_ids}
     own = runs[runs["run_id"].isin(ids)]
-    n = reported.seeds([len(line.run_ids) for row in page for line in row.lines])
+    counts = [len(line.run_ids) for row in page for line in row.lines]
     bounds = sorted({bound for row in page for bound in _bounds(row, runs)})
     clips = (runs["clip"] != "none").any()
+    thin, thick = seed_lines(reported.seeds(counts), max(counts), seeds_drawn(page, 1 + int(clips)))
     other = sorted(set(own["clip"]) - {"none", "norm"})
     parts = [
         "L2 norm of all gradients together, before clipping"
         + (", and below it the share of steps on which the clipping rule acted" if clips else "")
         + ", against optimizer steps. Each point covers the steps since the point before.",
-        f"Lines: mean over those steps, thin for single seeds ({n} a setting), thick for their mean."
-        if n != "1 seed"
+        f"Lines: mean over those steps, thin for {thin}, thick for {thick}."
+        if max(counts) > 1
         else "Lines: mean over those steps, of a single run of one seed.",
-        "Dots: their maximum.",
+        "Dots: their maximum" + ", of the same seeds" * (thick != "their mean") + ".",
         f"Dashed: the bound, {', '.join(map(cell_text, bounds))}." if bounds else "",
         f"The bound of {' and '.join(f'clip={rule}' for rule in other)} is not one of this norm." if other else "",
         _arms.tuning(study, [arm for arm in study.arms if ids & set(arm.reported.values())], "Each"),

@@ -39,7 +39,9 @@ def draw(study: Study) -> list[Drawn]:
         raise NotDrawn(f"needs >={FEWEST_RATES} learning rates, found {most}")
     every = _arms.groups(study, study.arms, LR)
     found = [g for g in every if any(len(_rates(arm)) >= FEWEST_RATES for _, line in g[1] for arm in line)]
-    points = {arm_id: _points(study, arm) for arm_id, arm in ((id(arm), arm) for arm in study.arms)}
+    starts = study.metrics.sort_values("step").drop_duplicates("run_id")
+    before = dict(zip(starts["run_id"], starts["val_loss"].astype(float), strict=True))
+    points = {id(arm): _points(arm, before) for arm in study.arms}
     left_out = [title for title, _ in every if title not in {title for title, _ in found}]
     made = []
     with rc_context(RC):
@@ -53,10 +55,10 @@ def _rates(arm: Arm) -> list[float]:
     return sorted({float(lr) for lr in arm.runs["lr"] if lr > 0})
 
 
-def _points(study: Study, arm: Arm) -> pd.DataFrame:
-    """One row a run: its final loss, no worse than before training; a diverged run counts as untrained."""
+def _points(arm: Arm, before: Mapping[str, float]) -> pd.DataFrame:
+    """One row a run: its final loss, no worse than `before` training; a diverged run counts as untrained."""
     runs = arm.runs[arm.runs["lr"].astype(float) > 0]
-    first = [float(study.rows_of[i].sort_values("step")["val_loss"].iloc[0]) for i in runs["run_id"]]
+    first = [before[i] for i in runs["run_id"]]
     lost = (runs["state"] == "diverged").to_numpy()
     last = runs["val_loss"].astype(float).where(~lost, math.nan)
     chosen = Counter((seed, lr) for seed, (lr,) in arm.selection.chosen.items()) if arm.selection else Counter()
@@ -82,7 +84,7 @@ def _points(study: Study, arm: Arm) -> pd.DataFrame:
 def _page(
     study: Study, name: str, page: Sequence[_arms.Group], points: Mapping[int, pd.DataFrame], left_out: Sequence[str]
 ) -> Drawn:
-    looks = norm_looks(study.used["norm"])
+    looks = norm_looks(study.norms)
     shown = {id(arm): points[id(arm)] for _, lines in page for _, line in lines for arm in line}  # once, if repeated
     every = pd.concat(shown.values(), ignore_index=True)
     norms = list(dict.fromkeys(arm.norm for _, lines in page for _, line in lines for arm in line))

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import stats
+from normbench.report.captions import MOST_SEED_LINES
 from normbench.report.figures import Drawn, _arms, _sheet
 from normbench.report.state import ACCURACY_MARGIN, State
 from normbench.report.study import Arm, Contrast, Study
@@ -71,7 +72,7 @@ def _page(study: Study, page: Sequence[Panel]) -> Figure:
     sheet = _sheet.Sheet(len(page), columns, HEIGHT, left=LEFT, right=RIGHT, head=head, foot=FOOT)
     for axis, panel, title, limits in zip(sheet.axes, page, titles, _limits(page), strict=True):
         sheet.heading(axis, title)
-        _draw(sheet, axis, study, panel, limits)
+        _draw(sheet, axis, study, panel, limits, _few(page))
         for x, label in enumerate(panel.names if fit else ("baseline", "variant")):
             size = _sheet.fitted(label, room, size=7.0)
             _sheet.note(
@@ -108,7 +109,7 @@ def _mean(panel: Panel) -> float:
     return stats.mean(a for a, _ in panel.pairs.values()).estimate
 
 
-def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: tuple[float, float]) -> None:
+def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: tuple[float, float], few: int) -> None:
     """Left the seeds in percent, right, on the same scale and from the baseline's mean, the difference in points."""
     box = axis.get_position()
     axis.set_position((box.x0, box.y0, box.width * (DIFFERENCE - GAP), box.height))
@@ -129,13 +130,20 @@ def _draw(sheet: _sheet.Sheet, axis: Axes, study: Study, panel: Panel, limits: t
     axis.set_ylabel("Test accuracy (%)", rotation=0, ha="left", va="bottom")
     axis.yaxis.set_label_coords(-0.2, 1.03)
     _sheet.note(right, "difference (pp)", (1, 1), (RIGHT * 72 - 6, 3.5), ha="right", va="bottom")
-    _seeds(axis, study, panel)
+    _seeds(axis, study, panel, few)
     _difference(right, study, panel)
 
 
-def _seeds(axis: Axes, study: Study, panel: Panel) -> None:
+def _few(page: Sequence[Panel]) -> int:
+    """How many pairs of a panel are drawn, beside those with a diverged run."""
+    return max(1, MOST_SEED_LINES // len(page))
+
+
+def _seeds(axis: Axes, study: Study, panel: Panel, few: int) -> None:
     arms = panel.contrast.baseline, panel.contrast.variant
-    for seed, pair in panel.pairs.items():
+    for number, (seed, pair) in enumerate(panel.pairs.items()):
+        if number >= few and not any(_diverged(arm, seed) for arm in arms):
+            continue
         values = [100 * value for value in pair]
         axis.plot([0, 1], values, color="#999999", linewidth=0.7, zorder=2, label=f"_seed {seed}")
         for x, value, arm in zip((0, 1), values, arms, strict=True):
@@ -188,6 +196,8 @@ def _caption(study: Study, page: Sequence[Panel]) -> str:
         "its 95% paired t interval in percentage points (pp); grey: differences within "
         f"±{100 * ACCURACY_MARGIN:g} pp, too small to matter."
     ]
+    if max(len(panel.pairs) for panel in page) > (few := _few(page)):
+        parts.append(f"Of the pairs the first {few} of a panel are drawn; mean and interval are those of all.")
     wins = [f"{_title(panel)} {panel.row.wins} of {len(panel.pairs)}" for panel in page]
     parts.append(f"Seeds for which the variant is better: {', '.join(wins)}.")
     spans = {round(high - low, 9) for low, high in _limits(page)}

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normbench.report import reported, search, stats, tables
+from normbench.report import reported, search, stats
 from normbench.report.captions import scope
 from normbench.report.facets import norm_chunks
 from normbench.report.figures import Drawn, NotDrawn
@@ -37,7 +37,7 @@ def draw(study: Study) -> list[Drawn]:
     pages = _pages(facets)
     if len(pages) > MOST_FIGURES:
         raise NotDrawn(f"needs at most {MOST_FIGURES} pages of combinations of words that vary, found {len(pages)}")
-    limits, looks = _limits(table), norm_looks(study.used["norm"])
+    limits, looks = _limits(table), norm_looks(study.norms)
     found = []
     with matplotlib.rc_context(RC):
         for name, page in zip(page_names("search", len(pages)), pages, strict=True):
@@ -83,7 +83,7 @@ def _table(study: Study) -> tuple[pd.DataFrame, list[str]]:
     runs = reported.tuning(study)
     if not len(runs):
         return pd.DataFrame(), []
-    setting = tables.settings(study.used).loc[runs.index]
+    setting = study.setting.loc[runs.index]
     keys = [str(key) for key in setting if _is_number(setting[key])]
     words = [str(key) for key in setting if key not in keys and key != "norm"]
     several = [key for key in words if setting[key].nunique() > 1]

@@ -19,7 +19,6 @@ MOST_PANELS = 15  # a page
 STEPS, MOST_TARGETS = (0.001, 0.002, 0.005, 0.01, 0.02), 45  # of the grid of targets
 LEAST, MOST = 1.5, 30.0  # the ratio's axis reaches at least so far on both sides, and at most
 GREY = "#E4E4E4"
-READ = ["step", "examples", "train_s", "val_acc"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def draw(study: Study) -> list[Drawn]:
 
 def _panel(study: Study, contrast: Contrast, seeds: Sequence[int]) -> Panel | None:
     base, variant = contrast.baseline, contrast.variant
-    a, b = ({s: study.rows_of[arm.reported[s]][READ] for s in seeds} for arm in (base, variant))
+    a, b = ({s: study.track_of[arm.reported[s]] for s in seeds} for arm in (base, variant))
     every = [*a.values(), *b.values()]
     grids = [target.target_grid(every, step) for step in STEPS]
     grid = [goal for goal in next((g for g in grids if len(g) <= MOST_TARGETS), grids[-1]) if goal > _passed(every)]
@@ -64,9 +63,9 @@ def _panel(study: Study, contrast: Contrast, seeds: Sequence[int]) -> Panel | No
     return Panel(f"{names[0]} against {names[1]}" + f"\n{said}" * bool(said), contrast, ratios, len(seeds))
 
 
-def _passed(runs: Sequence[pd.DataFrame]) -> float:
+def _passed(runs: Sequence[target.Track]) -> float:
     """The highest target that every run has reached at its first evaluation after step 0: there all times are equal."""
-    first = [run.sort_values("step")["val_acc"].to_numpy(float)[1 : 1 + target.SUSTAIN] for run in runs]
+    first = [run.value[1 : 1 + target.SUSTAIN] for run in runs]
     return min(float(values.min()) if len(values) == target.SUSTAIN else 0.0 for values in first)
 
 
@@ -94,7 +93,7 @@ def _page(study: Study, page: Sequence[Panel]) -> tuple[Figure, str]:
             axis.yaxis.set_label_coords(-0.04, 1.03)
         if axis in sheet.last:
             axis.set_xlabel("Target validation accuracy", labelpad=2)
-        cut += _draw(axis, panel, norm_looks(study.used["norm"])[panel.contrast.variant.norm][0])
+        cut += _draw(axis, panel, norm_looks(study.norms)[panel.contrast.variant.norm][0])
     return sheet.figure, _caption(study, page, cut)
 
 

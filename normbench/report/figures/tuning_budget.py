@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from normbench.report import multiples, panels, reported, search, stats, tables
+from normbench.report import multiples, panels, reported, search, stats
 from normbench.report.captions import scope
 from normbench.report.facets import Line, Row
 from normbench.report.figures import Drawn, NotDrawn
@@ -46,7 +46,7 @@ def draw(study: Study) -> list[Drawn]:
         NotDrawn: no arm has FEWEST settings with a score for every seed, or there are too many facets.
     """
     runs = reported.tuning(study)
-    setting = tables.settings(study.used).loc[runs.index] if len(runs) else pd.DataFrame()
+    setting = study.setting.loc[runs.index] if len(runs) else pd.DataFrame()
     tuned = [str(key) for key in setting if str(key).startswith(TUNED)]
     facets = reported.facets(study, runs, without=tuned)
     tried = {line: _tried(runs[runs["run_id"].isin(line.run_ids)], setting[tuned]) for f in facets for line in f.lines}
@@ -55,10 +55,10 @@ def draw(study: Study) -> list[Drawn]:
         most = max((len(found.scores) for found in tried.values()), default=0)
         raise NotDrawn(f"needs >={FEWEST} configs per arm, found {most}")
     kept = [Row(row.title, lines) for row in facets if (lines := tuple(line for line in row.lines if line in enough))]
-    looks = multiples.Looks(
-        line_names(set(tried), runs), norm_looks(study.used["norm"]), optimizer_dashes(study.used["optimizer"])
+    looks = multiples.Looks(line_names(set(tried), runs), norm_looks(study.norms), optimizer_dashes(study.optimizers))
+    part = multiples.Part(
+        "Expected best validation accuracy", 1.7, lambda axis, row, _: _panel(axis, row, enough, looks)
     )
-    part = multiples.Part("Expected best validation accuracy", 1.7, lambda axis, row: _panel(axis, row, enough, looks))
     pages = multiples.pages(kept, [part])
     with matplotlib.rc_context(RC):
         return [
