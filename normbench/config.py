@@ -153,7 +153,7 @@ def load(
     typed = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     schema = OmegaConf.structured(RunConfig)
     try:
-        merged = OmegaConf.merge(schema, cfg)
+        merged = OmegaConf.merge(schema, {"probe": NO_PROBE}, cfg)  # a stored config without a probe has none
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)
@@ -362,7 +362,7 @@ def from_dict(settings: Mapping[str, Any]) -> RunConfig:
     """
     if "${" in json.dumps(settings):
         raise ConfigError("a stored config holds plain values only, this one has an interpolation ${...}")
-    return load(OmegaConf.create({"probe": NO_PROBE, **settings}))
+    return load(OmegaConf.create(dict(settings)))
 
 
 def to_yaml(config: RunConfig) -> str:

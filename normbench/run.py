@@ -324,8 +324,8 @@ class Attempt:
         headline = found[settings.statistics[0]]
         log.info("complete: %s", " ".join(f"{key}={value}" for key, value in headline.items()))
         readings = evaluate.readings(self.built)
-        more = {"health": self.probing.health()} if self.probing and self.built.norm_layers else {}
-        return self.commit("complete", **headline, statistics=found, norm_readings=readings, **more)
+        card = self.probing.card() if self.probing else {}
+        return self.commit("complete", **headline, statistics=found, norm_readings=readings, **card)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,15 @@ def _study(request: Request) -> "Study":
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
     from normbench.report.figures import KEYS  # matplotlib, which makes a cache: not where there is nothing to draw
+    from normbench.report.layers import has_probes, read
     from normbench.report.study import Options, Refused, study
 
     check_only(request.only, KEYS)
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
     try:
-        return study(runs, metrics, Options(request.target, request.baseline, request.x, request.tune_seeds))
-    except Refused as error:
+        made = study(runs, metrics, Options(request.target, request.baseline, request.x, request.tune_seeds))
+        return replace(made, layers=read(request.folders, runs)) if has_probes(runs) else made
+    except (Refused, records.Damaged) as error:
         raise InputError(str(error)) from None
 
 
