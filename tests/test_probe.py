@@ -190,7 +190,7 @@ def trained(probe, clip, steps, lr=0.5):
 @pytest.mark.parametrize("every", [1, 3])
 def test_gradients_by_layer_against_the_formulas(every):
     probe = Gradients(every=every)
-    model, seen = trained(probe, ClipNorm(0.35), 8)
+    model, seen = trained(probe, ClipNorm(0.15), 8)  # clips some
     found = probe.measure(model, lambda: torch.zeros(()))
     assert {(r.layer, r.index) for r in found} == {("0", 0), ("3", 1), ("5", 2)}
     for layer in ("0", "3", "5"):
@@ -203,7 +203,7 @@ def test_gradients_by_layer_against_the_formulas(every):
         ratio = sum((new - old).norm() for old, _, new, _ in steps) / sum(old.norm() for old, _, _, _ in steps)
         assert stats["update", "ratio"] == pytest.approx(ratio.item(), rel=1e-12)
         assert stats["weight", "norm_mean"] == pytest.approx(np.mean([w.norm() for w, *_ in steps]), rel=1e-12)
-    assert 0 < told(found, "5")["grad", "clipped"] <= 1
+    assert told(found, "5")["grad", "clipped"] in (5 / 8, 2 / 3)
 
 
 def test_without_clipping_nothing_is_clipped():

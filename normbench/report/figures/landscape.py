@@ -110,11 +110,9 @@ def _axis(axis: Axes, title: str, limits: tuple[float, float], end: float, sheet
 
 def _band(axis: Axes, points: pd.DataFrame, ends: tuple[str, str], look: Mapping[str, Any], lost: bool) -> None:
     """A band between two stats, or a line where they are one."""
-    own = points[[*dict.fromkeys(ends)]]
-    own = own[(np.isfinite(own) & (own > 0)).all(axis=1)]
-    if not len(own):
-        return
-    steps, low, high = own.index.to_numpy(float), own[ends[0]].to_numpy(), own[ends[1]].to_numpy()
+    beyond = 10 * axis.get_ylim()[1]
+    steps, low, high = points.index.to_numpy(float), *(points[stat].to_numpy(float) for stat in ends)
+    low, high = (np.where(np.isfinite(values), values, beyond) for values in (low, high))  # not seen, but not left out
     if ends[0] == ends[1]:
         axis.plot(steps, low, **look, markevery=max(1, len(steps) // 8), label=ends[0])
     else:
@@ -135,12 +133,19 @@ def _caption(page: Sequence[Row], study: Study, own: pd.DataFrame) -> str:
         "smallest and the largest ||g_s - g||, how far the gradient there is from g; right, the largest "
         "||g_s - g|| / ||s g||. Log scales. Norms work by the batch, as in training.",
         f"Bands are ranges over step sizes of a single run, of seed {' or '.join(map(str, seeds))}; no mean is taken.",
+        "Bands that reach the top of an axis go on above it." if _leaves(own, study) else "",
         "Crosses: diverged, at the last finite point." if (own["state"] == "diverged").any() else "",
         reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
         scope(own),
         reported.left_out(study),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _leaves(own: pd.DataFrame, study: Study) -> bool:
+    """Whether any number of these runs is not finite, or any of them diverged: both set no limits."""
+    values = study.layers.loc[study.layers["run_id"].isin(own["run_id"]), "value"]
+    return not bool(np.isfinite(values).all()) or bool((own["state"] == "diverged").any())
 
 
 def _sizes(own: pd.DataFrame) -> str:
