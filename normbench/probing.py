@@ -16,7 +16,7 @@ from normbench.train import autocast
 if TYPE_CHECKING:
     from normbench.build import Built
 
-Row = tuple[int, str, int, str, str, float]  # normbench.records.LAYERS
+Row = tuple[Any, ...]  # of normbench.records.LAYERS
 
 
 class Probing:

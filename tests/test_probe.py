@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from normbench.clip import Clip
 from normbench.clip.norm import ClipNorm
@@ -232,6 +233,26 @@ def test_a_state_brings_back_a_window_that_was_not_over():
     assert (rest.step, rest.measure(model, lambda: torch.zeros(()))) == (
         whole.step, whole.measure(model, lambda: torch.zeros(()))
     )  # fmt: skip
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses to read a number from the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device():
+    with pytest.raises(AssertionError), NoWaiting():  # it can fail
+        float(torch.ones(()) * 2)
+    probe = Gradients(every=1)
+    model, x, y = small_network()
+    optimizer, watched = torch.optim.SGD(model.parameters(), 0.5), probe.watch(model, ClipNorm(0.15))
+    nn.functional.cross_entropy(model(x), y).backward()
+    with NoWaiting():
+        watched.after_step(optimizer, watched(list(model.parameters())))
+    assert len(probe.seen) == 1
 
 
 def test_a_reparametrized_weight_is_one_layer():

@@ -73,7 +73,7 @@ class _Watched:
 
     def __init__(self, probe: Gradients, clip: Any):
         self.probe, self.clip = probe, clip
-        self.weights = [p for tensors in probe.layers.values() for p in tensors]
+        self.weights: list[Tensor] = [p for tensors in probe.layers.values() for p in tensors]
         self.sizes = [len(tensors) for tensors in probe.layers.values()]
         self.before = [torch.empty_like(p) for p in self.weights]
         self.norms: list[Tensor] | None = None  # of this step, if it is looked at
@@ -95,7 +95,7 @@ class _Watched:
     def after_step(self, optimizer: torch.optim.Optimizer, clipped: Any) -> Any:
         clipped = self.clip.after_step(optimizer, clipped)
         if self.norms is not None:
-            updates = torch._foreach_sub(self.weights, self.before)  # pyright: ignore[reportPrivateImportUsage]
+            updates = list(torch._foreach_sub(self.weights, self.before))  # pyright: ignore[reportPrivateImportUsage]
             norms = [*self.norms, self._by_layer(updates), self._by_layer(self.before)]
             self.probe.seen.append(torch.stack(norms))
             self.norms = None
@@ -104,7 +104,7 @@ class _Watched:
     def _gradients(self) -> list[Tensor]:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.weights]
 
-    def _by_layer(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _by_layer(self, tensors: list[Tensor]) -> Tensor:
         """The L2 norm of each layer's tensors together."""
         norms = torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]
         if max(self.sizes) == 1:

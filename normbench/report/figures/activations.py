@@ -88,11 +88,15 @@ def _page(name: str, page: Sequence[Panel], shown: Sequence[Panel], study: Study
 
 
 def _limits(shown: Sequence[Panel]) -> tuple[float, float]:
-    """Of every panel: they are compared. Those of runs that diverged would flatten all others."""
+    """Of every panel: they are compared. Runs that diverged widen them to three times the others' range at most."""
     whole = [p.values for p in shown if not p.diverged and len(p.values)] or [p.values for p in shown]
-    values = np.concatenate([v.ravel() for v in whole] + [np.zeros(1)])
-    room = 0.06 * float(np.ptp(values)) or 0.1
-    return float(values.min()) - room, float(values.max()) + room
+    values, every = (
+        np.concatenate([v.ravel() for v in some] + [np.zeros(1)]) for some in (whole, [p.values for p in shown])
+    )
+    low, high, width = float(values.min()), float(values.max()), float(np.ptp(values))
+    low, high = max(float(every.min()), low - width), min(float(every.max()), high + width)
+    room = 0.06 * (high - low) or 0.1
+    return low - room, high + room
 
 
 def _draw(axis: Axes, panel: Panel, color: str, limits: tuple[float, float]) -> None:

@@ -80,7 +80,8 @@ def _page(
             _axis(axis, title, limits[title], end, sheet)
             for line in row.lines:
                 look = mean_look(line.norm, looks, dashes[line.optimizer])
-                _band(axis, points[line.run_ids[0]], ends, look, line.run_ids[0] in lost)
+                faint = {"alpha": 0.25 if len(row.lines) <= 3 else 0.12}
+                _band(axis, points[line.run_ids[0]], ends, look, faint, line.run_ids[0] in lost)
     return Drawn(
         name, sheet.figure, _caption(page, study, own), table[table["run_id"].isin(ids)].reset_index(drop=True)
     )
@@ -108,7 +109,9 @@ def _axis(axis: Axes, title: str, limits: tuple[float, float], end: float, sheet
         axis.set_xlabel("Optimizer steps", labelpad=2)
 
 
-def _band(axis: Axes, points: pd.DataFrame, ends: tuple[str, str], look: Mapping[str, Any], lost: bool) -> None:
+def _band(
+    axis: Axes, points: pd.DataFrame, ends: tuple[str, str], look: Mapping[str, Any], faint: Any, lost: bool
+) -> None:
     """A band between two stats, or a line where they are one."""
     beyond = 10 * axis.get_ylim()[1]
     steps, low, high = points.index.to_numpy(float), *(points[stat].to_numpy(float) for stat in ends)
@@ -116,7 +119,7 @@ def _band(axis: Axes, points: pd.DataFrame, ends: tuple[str, str], look: Mapping
     if ends[0] == ends[1]:
         axis.plot(steps, low, **look, markevery=max(1, len(steps) // 8), label=ends[0])
     else:
-        axis.fill_between(steps, low, high, color=look["color"], alpha=0.25, linewidth=0, label=ends[0])
+        axis.fill_between(steps, low, high, color=look["color"], **faint, linewidth=0, label=ends[0])
         for edge in (low, high):
             axis.plot(steps, edge, color=look["color"], linestyle=look["linestyle"], linewidth=0.6, label="_edge")
     if lost:
