@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normbench.norm import Norm
     from normbench.prepared import Inputs
     from normbench.preprocess import Preprocess
+    from normbench.probe import Probe
 
 
 def dataset(settings: Mapping[str, Any]) -> Dataset:
@@ -38,7 +39,7 @@ def fitting(config: RunConfig, masked: bool) -> "Preprocess":
     from normbench.preprocess import Masked
 
     preprocess = part("preprocess", config.preprocess)
-    _refuse_others("preprocess", config.preprocess, preprocess, "fit")
+    _refuse_others("preprocess", config.preprocess, preprocess, "__call__", "fit")
     if masked and getattr(preprocess, "mixes_pixels", False):
         raise Impossible(
             f"preprocess={config.preprocess['name']} mixes all pixels of an image, and those of "
@@ -125,8 +126,8 @@ def _head_for(settings: Mapping[str, Any], head: "nn.Module | None") -> dict[str
     return offered("clip", settings, {"head": list(head.parameters()) if head is not None else []})
 
 
-def _refuse_others(group: str, settings: Mapping[str, Any], made: object, method: str) -> None:
-    if not callable(made) or not hasattr(made, method):
+def _refuse_others(group: str, settings: Mapping[str, Any], made: object, *methods: str) -> None:
+    if not all(hasattr(made, method) for method in methods):
         raise ConfigError(
             f"{group}={settings['name']} ({settings['_target_']}) must be a class that inherits from "
             f"normbench.{group}.{group.capitalize()}"
@@ -182,6 +183,7 @@ class Built:
     optimizer: "torch.optim.Optimizer"
     clip: Any
     schedule: Any
+    probe: "Probe"
     steps_per_epoch: int
 
     def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -229,7 +231,7 @@ def build(config: RunConfig) -> Built:
             f"augment={config.augment['name']} changes every channel of an image, and in those of "
             f"dataset={config.dataset['name']} the last one is a mask that says where it ends; try augment=none"
         )
-    _refuse_others("augment", config.augment, augment, "draw")
+    _refuse_others("augment", config.augment, augment, "__call__", "draw")
     draws = augment.draw(streams.generator(config.seed, "augment", 0), 2)
     if draws is not None:
         _try_augment(config, augment, data.sample(), draws.to(device))
@@ -249,9 +251,11 @@ def build(config: RunConfig) -> Built:
     _check_scales(config, made)
     loss_fn = part("loss", config.loss)
     clip = part("clip", config.clip, **_head_for(config.clip, assembled.head))
-    _refuse_others("clip", config.clip, clip, "after_step")
-    _refuse_others("schedule", config.schedule, schedule, "values")
-    return Built(
+    _refuse_others("clip", config.clip, clip, "__call__", "after_step")
+    _refuse_others("schedule", config.schedule, schedule, "__call__", "values")
+    probe = part("probe", config.probe)
+    _refuse_others("probe", config.probe, probe, "watch", "measure", "state", "restore", "images")
+    built = Built(
         config=config,
         device=device,
         amp=torch.bfloat16 if config.amp == "bf16" else None,
@@ -267,5 +271,21 @@ def build(config: RunConfig) -> Built:
         optimizer=made,
         clip=clip,
         schedule=schedule,
+        probe=probe,
         steps_per_epoch=steps_per_epoch,
     )
+    _try_probe(built)
+    return built
+
+
+def _try_probe(built: Built) -> None:
+    """Raise Impossible if it can't measure this network."""
+    from normbench import probing
+    from normbench.norm import Impossible
+
+    words = f"probe={built.config.probe['name']} with model={built.config.model['name']}"
+    with assembly.told(words, built.data.train[0]):
+        try:
+            probing.try_out(built)
+        except ValueError as error:
+            raise Impossible(f"{words}: {in_words(error)}") from error

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-GROUPS = ("dataset", "augment", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule")
+GROUPS = ("dataset", "augment", "preprocess", "model", "norm", "loss", "optimizer", "clip", "schedule", "probe")
 
 # Raised with every change under CHANGELOG's heading "Results": runs made before then are other runs.
 RESULTS_VERSION = 2
@@ -23,6 +23,7 @@ RESULTS_VERSION = 2
 NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "stop_epoch", "dataset.root")
 
 
+NO_PROBE = {"name": "none", "_target_": "normbench.probe.none.NoProbe"}
 STATISTICS = ("ema", "population", "batch")  # with which normalizations may be evaluated; see evaluate.py
 NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
 
@@ -60,6 +61,7 @@ class RunConfig:
     optimizer: dict[str, Any] = MISSING
     clip: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
+    probe: dict[str, Any] = MISSING
     name: str = MISSING
     seed: int = MISSING
     data_seed: int = MISSING
@@ -80,7 +82,15 @@ class RunConfig:
         return Path(self.out).expanduser() / self.name / run_id(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What is recorded and identified: without a probe that measures nothing.
+
+        So such a run is the one that was made before there were probes, while one with a probe, which has a file more,
+        is another.
+        """
+        settings = asdict(self)
+        if self.probe["_target_"] == NO_PROBE["_target_"]:
+            del settings["probe"]
+        return settings
 
 
 MAX_EPOCHS = 1_000_000  # more is a slip: 1e9 epochs of the default run take ten years
@@ -143,7 +153,7 @@ def load(
     typed = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
     schema = OmegaConf.structured(RunConfig)
     try:
-        merged = OmegaConf.merge(schema, cfg)
+        merged = OmegaConf.merge(schema, {"probe": NO_PROBE}, cfg)  # a stored config without a probe has none
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)

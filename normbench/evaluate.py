@@ -41,7 +41,9 @@ HEADER = ("run", "statistics", "batch_size", "val_acc", "val_loss", "test_acc", 
 Numbers = dict[str, float | None]
 
 
-def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = None) -> dict[str, Numbers]:
+def by_statistics(
+    built: Built, kinds: Sequence[str], batch_size: int | None = None, splits: Sequence[str] = ("val", "test")
+) -> dict[str, Numbers]:
     """val_loss, val_acc, test_loss and test_acc with each kind of statistics; the network stays as it was.
 
     Args:
@@ -49,6 +51,7 @@ def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = N
         kinds: of normbench.config.STATISTICS.
         batch_size: `batch` takes its statistics over so many images (None: as many as in training), in an order
             drawn from data_seed, since a data set may be sorted by class.
+        splits: which to evaluate.
     """
     from normbench import train
 
@@ -56,7 +59,7 @@ def by_statistics(built: Built, kinds: Sequence[str], batch_size: int | None = N
     for kind in kinds:
         numbers: Numbers = {}
         with _statistics(kind, built) as by_batch:
-            for name in ("val", "test"):
+            for name in splits:
                 images, labels = built.inputs.split(name)
                 size = config.eval.batch_size
                 if by_batch:

@@ -3,18 +3,21 @@
 config.yaml    the resolved config
 run.json       what the run is, how far it came and how it ended; the commit mark, written last
 metrics.csv    one row an evaluation (METRICS)
+layers.csv     what a probe measured: one row a number (LAYERS); only with a probe
 checkpoint.pt  weights, optimizer and metric history, sealed with a checksum
 train.log      the log
 .lock          held (flock) by the process that writes here
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ METRICS = (
     "step", "examples", "epoch", "train_s", "lr", "train_loss", "train_acc", "train_eval_loss", "train_eval_acc",
     "val_loss", "val_acc", "grad_norm_mean", "grad_norm_max", "clip_frac", "clip_share", "clip_size_mean",
 )  # fmt: skip
+LAYERS = ("step", "layer", "layer_index", "kind", "stat", "value")
 COUNTS = ("step", "examples")  # whole numbers; every other column is a float, empty where it was not measured
 HEAD = (
     "run_id", "name", "state", "model", "norm", "optimizer", "clip", "dataset", "seed",
@@ -86,6 +90,13 @@ def metrics_csv(rows: Sequence[Mapping[str, float | None]]) -> bytes:
         assert set(row) == set(METRICS), f"a metrics row must have exactly {METRICS}"
         lines.append(",".join("" if row[key] is None else repr(row[key]) for key in METRICS))
     return ("\n".join(lines) + "\n").encode()
+
+
+def layers_csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    """The rows of LAYERS as CSV; a value may be inf or nan: it was measured, and it is that."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([LAYERS, *rows])
+    return text.getvalue().encode()
 
 
 def run_json(record: Mapping[str, Any]) -> bytes:
@@ -249,6 +260,35 @@ def _parse_row(cells: list[str]) -> dict[str, float | None] | None:
         }
     except ValueError:
         return None
+
+
+def read_layers(path: Path) -> list[tuple[int, str, int, str, str, float]]:
+    """The rows of a layers.csv.
+
+    Raises:
+        Damaged: not exactly one header, a torn or malformed row, or steps that go back.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except UnicodeDecodeError:
+        raise Damaged(f"{path} is damaged: not UTF-8 text") from None
+    if text.partition("\n")[0] != ",".join(LAYERS):
+        raise Damaged(f"{path} is damaged: line 1 must be {','.join(LAYERS)}")
+    if not text.endswith("\n"):
+        raise Damaged(f"{path} is damaged: its last line is torn")
+    rows: list[tuple[int, str, int, str, str, float]] = []
+    for number, cells in enumerate(csv.reader(text.splitlines()[1:]), 2):
+        try:
+            step, layer, index, kind, stat, value = cells
+            row = int(step), layer, int(index), kind, stat, float(value)
+        except ValueError:
+            raise Damaged(f"{path} is damaged: line {number} is {','.join(cells)[:80]!r}") from None
+        if rows and row[0] < rows[-1][0]:
+            raise Damaged(f"{path} is damaged: line {number} goes back to step {row[0]}")
+        rows.append(row)
+    return rows
 
 
 def verify(folder: Path) -> dict[str, Any]:

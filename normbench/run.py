@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench import build, evaluate, manifest, records, streams
-from normbench.config import ConfigError, RunConfig, identity, to_yaml
+from normbench.config import NO_PROBE, ConfigError, RunConfig, identity, to_yaml
 from normbench.dataset import DataError
 
 NO_SPACE = "no space left"
@@ -211,10 +212,13 @@ class Attempt:
     """One attempt at a run, under its lock: all that is written goes through here."""
 
     def __init__(self, config: RunConfig, built: build.Built):
+        from normbench.probing import Probing
         from normbench.train import Progress
 
         self.config, self.built, self.folder = config, built, config.folder
         self.progress, self.saved = Progress(), Progress()  # how far it is, how far the checkpoint reaches
+        # None: the run folder is to be as if there were no probes
+        self.probing = Probing(built) if config.probe["_target_"] != NO_PROBE["_target_"] else None
         self.total_steps = config.epochs * built.steps_per_epoch
         self.stop_step = (config.stop_epoch or config.epochs) * built.steps_per_epoch
         self.eval_every = config.eval.every_steps or built.steps_per_epoch
@@ -259,7 +263,7 @@ class Attempt:
             self.batches(bar),
             built.loss_fn,
             built.optimizer,
-            built.clip,
+            self.probing.clip if self.probing else built.clip,
             built.schedule,
             self.measure,
             self.progress,
@@ -290,7 +294,10 @@ class Attempt:
     def measure(self) -> dict[str, float]:
         train_loss, train_acc = self.evaluate(self.built.inputs.split("train_eval"))
         val_loss, val_acc = self.evaluate(self.built.inputs.split("val"))
-        return {"train_eval_loss": train_loss, "train_eval_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
+        found = {"train_eval_loss": train_loss, "train_eval_acc": train_acc, "val_loss": val_loss, "val_acc": val_acc}
+        if self.probing and all(map(math.isfinite, found.values())):  # otherwise the run ends without this row
+            self.probing.measure(self.progress.step)
+        return found
 
     def evaluate(self, part: tuple) -> tuple[float, float]:
         from normbench import train
@@ -317,7 +324,8 @@ class Attempt:
         headline = found[settings.statistics[0]]
         log.info("complete: %s", " ".join(f"{key}={value}" for key, value in headline.items()))
         readings = evaluate.readings(self.built)
-        return self.commit("complete", **headline, statistics=found, norm_readings=readings)
+        card = self.probing.card() if self.probing else {}
+        return self.commit("complete", **headline, statistics=found, norm_readings=readings, **card)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
@@ -350,8 +358,11 @@ class Attempt:
             "config": json.dumps(self.config.to_dict()),
             "environment": manifest.environment(self.config, self.built),
         }
+        facts |= self.probing.state() if self.probing else {}
         records.write(path, checkpoint.pack(self.built, self.progress, facts, to_resume=keep == "all"))
         self.saved, self.saved_at = self.progress.copy(), time.monotonic()
+        if self.probing:
+            self.probing.saved = list(self.probing.rows)
 
     def save_now_and_then(self) -> None:
         if self.progress.step < self.stop_step and time.monotonic() - self.saved_at >= self.config.checkpoint.every_s:
@@ -384,6 +395,8 @@ class Attempt:
             )  # fmt: skip
         try:
             checkpoint.restore(content, self.built, self.progress)
+            if self.probing:
+                self.probing.restore(content)
         except Exception as error:  # torch and a user's own class raise what they like
             raise ConfigError(
                 f"{path} does not fit this run ({type(error).__name__}: {' '.join(str(error).split())[:300]}): "
@@ -403,8 +416,12 @@ class Attempt:
         records.write(self.folder / "metrics.csv", records.metrics_csv(progress.rows))
         record = manifest.of_run(self.config, self.built, progress, state)
         record |= {"started_at": self.started_at, **results}
+        if self.probing:
+            rows = self.probing.rows if progress is self.progress else self.probing.saved
+            records.write(self.folder / "layers.csv", records.layers_csv(rows))
+            record["probe_s"] = self.probing.seconds
         # while a run goes on, its files are replaced before run.json is: only an ended one's are vouched for
-        names = () if state == "running" else ("config.yaml", "metrics.csv", "checkpoint.pt")
+        names = () if state == "running" else ("config.yaml", "metrics.csv", "layers.csv", "checkpoint.pt")
         names = [name for name in names if (self.folder / name).exists()]
         record["files"] = {name: records.sha256((self.folder / name).read_bytes()) for name in names}
         records.write(self.folder / "run.json", records.run_json(record))

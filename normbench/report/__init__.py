@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +63,16 @@ def _study(request: Request, cache: "Cache") -> "Study":
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
     from normbench.report.figures import KEYS  # matplotlib, which makes a cache: not where there is nothing to draw
+    from normbench.report.layers import has_probes, read
     from normbench.report.study import Options, Refused, study
 
     check_only(request.only, KEYS)
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
     check_tuned(request.tune, {str(name)[4:] for name in runs if str(name).startswith("cfg.")})
     try:
-        return study(runs, metrics, Options(request.target, request.baseline, request.x, **_tuning(request)))
-    except Refused as error:
+        made = study(runs, metrics, Options(request.target, request.baseline, request.x, **_tuning(request)))
+        return replace(made, layers=read(request.folders, runs)) if has_probes(runs) else made
+    except (Refused, records.Damaged) as error:
         raise InputError(str(error)) from None
 
 

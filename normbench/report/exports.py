@@ -23,10 +23,11 @@ EMPTY = pd.DataFrame()
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
     """The tables by the names of their files, without `.csv`."""
-    return {
+    found = {
         "runs": runs(study), "metrics": study.metrics, "summary": summary(study),
         "time_to_target": time_to_target(study), "comparisons": comparisons(study),
     }  # fmt: skip
+    return found | ({"layers": study.layers} if len(study.layers) else {})
 
 
 def runs(study: Study) -> pd.DataFrame:

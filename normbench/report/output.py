@@ -10,7 +10,7 @@ from normbench.report.study import Study
 from normbench.report.tables import as_csv
 
 TABLES = ("main", "target", "cost", "protocol", "methods", "summary")  # summary: of reports of earlier versions
-DATA = ("runs", "metrics", "summary", "time_to_target", "comparisons")
+DATA = ("runs", "metrics", "summary", "time_to_target", "comparisons", "layers")
 OURS = (  # what a report may have written: a pattern of paths
     r"report\.(html|md|json)"
     rf"|data/({'|'.join(DATA)})\.csv"

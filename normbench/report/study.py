@@ -148,7 +148,7 @@ class Study:
     """All that the figures, tables and pages of a report are made from.
 
     runs: every run found; metrics: the rows of the used ones. keys: the settings that tell arms apart.
-    notes: what could not be compared, and why.
+    notes: what could not be compared, and why. layers: what probes measured, see `layers.read`; empty without one.
     """
 
     runs: pd.DataFrame
@@ -158,6 +158,7 @@ class Study:
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
     notes: tuple[str, ...] = ()
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def used(self) -> pd.DataFrame:

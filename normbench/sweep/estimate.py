@@ -53,7 +53,7 @@ def _total(seconds: float, size: float) -> str:
 def kind(config: RunConfig) -> str:
     """Jobs of one kind take the same time: they differ in seeds, and in what is no whole number, such as lr."""
     settings = {key: value for key, value in config.to_dict().items() if key not in ("seed", "data_seed", *NOT_COST)}
-    for group in GROUPS:
+    for group in settings.keys() & set(GROUPS):
         settings[group] = {k: v for k, v in settings[group].items() if not isinstance(v, float) and k != "seed"}
     return json.dumps(settings, sort_keys=True)
 

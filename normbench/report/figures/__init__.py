@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 KEYS = (
     "curves", "time_to_target", "speedup_vs_target", "paired", "lr_sensitivity", "batch_size", "grid", "stability",
-    "tuning_budget", "search", "gradients", "cost", "gap",
+    "tuning_budget", "search", "activations", "gradients", "cost", "gap", "landscape",
 )  # fmt: skip
 
 
