@@ -8,6 +8,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train one network, or a sweep with -m",
     "report": "figures and tables from the runs in a folder",
+    "compare": "every choice tuned with the same budget, then confirmed on fresh seeds",
     "evaluate": "a finished run's network, evaluated with other statistics",
     "status": "what is done, running, broken",
     "clean": "remove checkpoints, broken runs and left-over files, saying what first",
@@ -83,6 +84,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import app
 
         return app.train(args[1:])
+    if command == "compare":
+        from normbench import compare
+
+        return compare.main(args[1:])
     if command == "report":
         from normbench import report
 

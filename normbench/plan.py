@@ -4,8 +4,9 @@ It says what the runs alone do not: what was tuned and in which range, and which
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,47 @@ class Range:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.key}={self.scale}({self.low:g},{self.high:g})"
+
+    def value(self, place: float) -> float:
+        """The value at a place from 0 (low) to 1 (high), evenly on the scale; also beyond the ends."""
+        if self.scale == "linear":
+            return self.low + place * (self.high - self.low)
+        if self.scale == "log":
+            return self.low * (self.high / self.low) ** place
+        return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** place
+
+    def place(self, value: float) -> float:
+        """Where a value lies: the inverse of `value`."""
+        if self.scale == "linear":
+            return (value - self.low) / (self.high - self.low)
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return math.log((1 - value) / (1 - self.low)) / math.log((1 - self.high) / (1 - self.low))
+
 
 @dataclass(frozen=True)
 class Arm:
-    """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it."""
+    """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it; values: what
+    was tuned among these values alone.
+    """
 
     choices: Mapping[str, str]
     ranges: tuple[Range, ...]
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        return (*(part.key for part in self.ranges), *self.values)
 
 
 @dataclass(frozen=True)
 class Plan:
     """command: what was typed. trials: settings that each arm is given, over all rounds: one over the whole ranges and
-    `zoom` in narrower ones. tune_seeds choose the setting, seeds are reported. more: what else is worth telling, as
-    words.
+    `zoom` in narrower ones, drawn from search_seed. tune_seeds choose the setting, seeds are reported. more: what else
+    is worth telling, as words. halving: 0, or that of each `halving` settings one is trained on, at each of the epochs
+    where a search that halves looks.
     """
 
     command: str
@@ -49,14 +77,17 @@ class Plan:
     tune_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     more: tuple[str, ...] = ()
+    search_seed: int = 0
+    halving: int = 0
 
     @property
     def tuned(self) -> tuple[str, ...]:
         """Every setting that is tuned in some arm, the first arm's first."""
-        return tuple(dict.fromkeys(part.key for arm in self.arms for part in arm.ranges))
+        return tuple(dict.fromkeys(key for arm in self.arms for key in arm.tuned))
 
 
 def write(folder: Path, plan: Plan) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     data = {"format_version": VERSION} | asdict(plan)
     records.write(folder / FILE, (json.dumps(data, indent=1) + "\n").encode())
 
@@ -83,6 +114,11 @@ def read(folder: Path) -> Plan | None:
 
 
 def _plan(data: dict[str, Any]) -> Plan:
-    arms = tuple(Arm(dict(arm["choices"]), tuple(Range(**part) for part in arm["ranges"])) for arm in data["arms"])
+    arms = tuple(_arm(arm) for arm in data["arms"])
     lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
     return Plan(**(data | {"arms": arms} | lists))
+
+
+def _arm(data: dict[str, Any]) -> Arm:
+    values = {key: tuple(listed) for key, listed in data.get("values", {}).items()}
+    return Arm(dict(data["choices"]), tuple(Range(**part) for part in data["ranges"]), values)
