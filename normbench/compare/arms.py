@@ -113,16 +113,22 @@ def _refuse_ends(job: jobs.Job, arm: Arm) -> None:
     ends = [[span.low for span in arm.ranges], [span.high for span in arm.ranges]]
     lists = [[values[i] for values in arm.values.values()] for i in (0, -1)]
     for spans, listed in zip(ends, lists, strict=True):
-        check(Contender("", arm, job.config, {}).at([*spans, *listed], 0))
+        try:
+            check(Contender("", arm, job.config, {}).at([*spans, *listed], 0))
+        except ConfigError as error:
+            raise ConfigError(f"an end of what is tuned can't be: {error}") from None
 
 
 def _refuse_unknown(planned: Sequence[jobs.Job], tune: Mapping[str, str]) -> None:
     """Raise ConfigError for what no arm has."""
     for key in tune:
-        group, *choice, name = key.split(".")
-        if group not in GROUPS or not name or len(choice) > 1 or not key.partition(".")[2]:
+        group, _, rest = key.partition(".")
+        *choice, name = rest.split(".")
+        if group not in GROUPS or not name or len(choice) > 1:
+            there = sorted({f"{g}.{key}" for job in planned for g in GROUPS if key in getattr(job.config, g)})
+            hint = f"did you mean tune.{there[0]}? " if there else ""
             raise ConfigError(
-                f"tune.{key}: what is tuned is a setting of a group, as tune.optimizer.lr, or of one choice, as "
+                f"tune.{key}: {hint}what is tuned is a setting of a group, as tune.optimizer.lr, or of one choice, as "
                 f"tune.optimizer.sgd.lr; several values of another key are arms: {key}=A,B"
             )
         parts = [getattr(job.config, group) for job in planned]
@@ -137,19 +143,21 @@ def _refuse_unknown(planned: Sequence[jobs.Job], tune: Mapping[str, str]) -> Non
 
 
 def differences(before: Plan, now: Plan) -> list[str]:
-    """What a plan that is kept says otherwise; seeds may have become more."""
+    """In words, where a plan that is kept is another one; seeds may have become more."""
     found = []
-    arms = [{tuple(arm.choices.items()): arm for arm in plan.arms} for plan in (before, now)]
-    for other, one, word in ((arms[1], arms[0], "lacks"), (arms[0], arms[1], "adds")):
-        extra = [" ".join(f"{key}={value}" for key, value in choices) for choices in one if choices not in other]
-        found += [f"this one {word} the arm {words or 'without settings'}" for words in extra]
-    for choices in arms[0].keys() & arms[1].keys():
+    arms = [{tuple(sorted(arm.choices.items())): arm for arm in plan.arms} for plan in (before, now)]
+    for one, other, word in ((arms[0], arms[1], "had"), (arms[1], arms[0], "had not")):
+        gone = [" ".join(f"{key}={value}" for key, value in choices) for choices in one if choices not in other]
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        found += [f"it {word} the arm {gone[0]}{more}"] if gone else []
+    for choices in sorted(arms[0].keys() & arms[1].keys()):
         words = [space.in_words(made[choices]) for made in arms]
         if words[0] != words[1]:
-            found.append(f"{' '.join(f'{k}={v}' for k, v in choices)} tuned {words[0]}, now {words[1]}")
+            found.append(f"it tuned {words[0]}, now {words[1]}")
+            break
     for key in ("search", "search_seed", "trials", "zoom", "halving"):
         if getattr(before, key) != getattr(now, key):
-            found.append(f"{key}={getattr(before, key)}, now {key}={getattr(now, key)}")
+            found.append(f"it had {key}={getattr(before, key)}, now {key}={getattr(now, key)}")
     if before.tune_seeds != now.tune_seeds:
-        found.append(f"tune_seeds={len(before.tune_seeds)}, now tune_seeds={len(now.tune_seeds)}")
+        found.append(f"it had tune_seeds={len(before.tune_seeds)}, now tune_seeds={len(now.tune_seeds)}")
     return found

@@ -1,8 +1,8 @@
 """What is typed after `normbench compare`, and what of it can't be: its own keys, and settings of `normbench train`."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 
 from normbench import typed
 from normbench.compare.search import METHODS
-from normbench.config import ConfigError, unknown_key
+from normbench.config import ConfigError, RunConfig, unknown_key
 
 FIRST_TUNE_SEED = 1000  # tune seeds begin here; seeds that are reported end before, so that they never meet
 UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -95,6 +95,10 @@ def read(args: Sequence[str]) -> Asked:
             raise ConfigError(f"{key}={rest[key]}: {words}")
     if wrong := next((key for key in rest if key.startswith("hydra")), None):
         raise ConfigError(f"{wrong}: a comparison has no settings of Hydra's but {_WORKERS} and {_TIMEOUT}")
+    known = [field.name for field in fields(RunConfig)]
+    for key, value in rest.items():
+        if value is not None and re.fullmatch(r"\w+", key) and key not in known:
+            raise ConfigError(unknown_key(key, [*(own for own in _OWN if "." not in own), "study", *known]))
     rest.setdefault("name", "compare")
     folder = flags.get("--config-dir")
     settings = [f"{key}={value}" if value is not None else key for key, value in rest.items()]
@@ -169,8 +173,3 @@ def _own(key: str, text: str | None) -> Any:
     if found is None:
         raise ConfigError(f"{key} must be {words}, got {text}; try {key}={example}")
     return found
-
-
-def mistyped(key: str, known: Iterable[str]) -> str:
-    """The words for a key that neither a comparison nor a run has."""
-    return unknown_key(key, [*_OWN, *known])

@@ -53,9 +53,7 @@ def _refuse_empty(span: Range, text: str) -> None:
         instead = swapped if low > high else f"{span.key}={low:g}, which is no tuning"
         raise ConfigError(f"tune.{span.key} must have LOW below HIGH, got {text}; try {instead}")
     if span.scale == "log" and low <= 0:
-        raise ConfigError(
-            f"tune.{span.key}: both ends of log must be above 0, got {text}; try linear({low:g},{high:g})"
-        )
+        raise ConfigError(f"tune.{span.key}: both ends of log must be above 0, got {text}; try tune.{span.key}={_LOG}")
     if span.scale == "one_minus_log" and not (low >= 0 and high < 1):
         raise ConfigError(
             f"tune.{span.key}: one_minus_log needs 0 <= LOW and HIGH < 1, got {text}; try {EXAMPLE[span.scale]}"
