@@ -116,7 +116,8 @@ def read(folder: Path) -> Plan | None:
 def _plan(data: dict[str, Any]) -> Plan:
     arms = tuple(_arm(arm) for arm in data["arms"])
     lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
-    return Plan(**(data | {"arms": arms} | lists))
+    full: dict[str, Any] = data | {"arms": arms} | lists
+    return Plan(**full)
 
 
 def _arm(data: dict[str, Any]) -> Arm:

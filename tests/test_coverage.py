@@ -207,7 +207,9 @@ def searched(rng, means, n_seeds, run_sd=0.005, eval_sd=0.003):
     luck = rng.normal(0.8 + np.array(means)[:, None], run_sd, (len(means), n_seeds))
     val, test = (luck + rng.normal(0, eval_sd, luck.shape) for _ in range(2))
     lr, seed = np.meshgrid(np.arange(1, len(means) + 1), np.arange(n_seeds), indexing="ij")
-    return pd.DataFrame({"lr": lr.ravel(), "seed": seed.ravel(), "score": val.ravel(), "test_acc": test.ravel()})
+    return pd.DataFrame(
+        {"optimizer.lr": lr.ravel(), "seed": seed.ravel(), "score": val.ravel(), "test_acc": test.ravel()}
+    )
 
 
 def test_what_is_reported_is_not_flattered_by_the_selection():
@@ -242,22 +244,23 @@ GRIDS = {"8 equal": [0] * 8, "1 better": [0] + [-0.02] * 7, "parabola": list(-0.
 def test_identical_arms_each_tuned_are_rarely_told_apart(grid):
     """One method against itself, both tuned; one phase leaves each seed out.
 
-    With two phases the interval is about the two settings that were chosen, and covers their true difference; where
+    With two phases a plain interval is about the two settings that were chosen, and covers their true difference; where
     learning rates differ, the luck of 3 tune seeds can choose a worse one for one arm, and the interval then rightly
     tells the settings apart: the share of claims about the *methods* rises, to 27 % where the learning rates differ by
-    one SD of a run. With one phase an unstable choice widens the interval and lowers a level; a plain interval without
-    the flag tells up to a quarter apart.
+    one SD of a run. Where leaving out a tune seed would change a choice, the interval is wider, and the share below
+    5 %. With one phase an unstable choice widens the interval and lowers a level; a plain one tells a quarter apart.
     """
-    lines = [("n", "two", "covered", "one", "one,plain", "stable")]
+    lines = [("n", "two", "two,plain", "covered", "one", "one,plain", "stable")]
     for n in SEEDS:
         rng = np.random.default_rng(n)
-        two, one, plain = Counter(), Counter(), Counter()
+        two, alone, one, plain = Counter(), Counter(), Counter(), Counter()
         stable = hits = 0
         for _ in range(1000):
             arms = [searched(rng, GRIDS[grid], n + 3, run_sd=0.02) for _ in range(2)]
             chosen = [choose(t, "val_acc", tune_seeds=range(n, n + 3), confirm_seeds=range(n)) for t in arms]
             effect = between(chosen, arms)
-            two[judge(effect, ACC).state] += 1
+            alone[judge(effect, ACC).state] += 1
+            two[judge(between(chosen, arms, reselected=reselected(*chosen)), ACC).state] += 1
             means = [GRIDS[grid][round(s.best[0]) - 1] for s in chosen]
             hits += covered(effect.interval, means[1] - means[0])
             arms = [t[t["seed"] < n] for t in arms]
@@ -267,12 +270,12 @@ def test_identical_arms_each_tuned_are_rarely_told_apart(grid):
             unstable = {f: text for f, text in tuning_flags(*chosen).items() if f == Flag.UNSTABLE_CHOICE}
             one[judge(between(chosen, arms, reselected=moved), ACC, flags=unstable).state] += 1
             plain[judge(between(chosen, arms), ACC).state] += 1
-        shares = (claims(two), hits / 1000, claims(one), claims(plain), stable / 1000)
-        lines.append((n, *shares))
-        assert 0.93 <= shares[1] <= 0.97, lines[-1]
-        assert shares[2] <= 0.07, lines[-1]
+        lines.append((n, claims(two), claims(alone), hits / 1000, claims(one), claims(plain), stable / 1000))
+        assert 0.93 <= hits / 1000 <= 0.97, lines[-1]
+        assert claims(two) <= 0.06, lines[-1]
+        assert claims(one) <= 0.07, lines[-1]
         if grid == "8 equal":
-            assert 0.03 <= shares[0] <= 0.07, lines[-1]
+            assert 0.03 <= claims(alone) <= 0.07, lines[-1]
     show(f"an arm against itself, each tuned over a grid ({grid}): share of claims", lines)
 
 

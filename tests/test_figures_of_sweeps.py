@@ -80,7 +80,7 @@ def test_grid_writes_mean_and_sd_in_percent_and_what_diverged(tmp_path):
     assert "over 3 seeds" in figure.caption
     assert "4 diverged runs" in figure.caption
     assert "from 82.0 to 92.0" in figure.caption  # the colours are for the cells without failures
-    assert "One learning rate each, not tuned." in figure.caption
+    assert "Each at its one learning rate, not tuned." in figure.caption
 
 
 def test_grid_is_at_the_best_rate_and_says_how_it_was_chosen(tmp_path):

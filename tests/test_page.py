@@ -12,6 +12,7 @@ from fakes import write_run
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from normbench import plan
 from normbench.report import content, latex, main, style, web
 from normbench.report.content import EVIDENCE, SYMBOLS, Card
 from normbench.report.figures import KEYS, Drawn
@@ -330,6 +331,9 @@ def test_seeds_in_words():
         (["--tune-seeds", "a"], "type --tune-seeds 0,1,2"),
         (["--tune-seeds", "0,9"], "no used run has seed 9; the runs have 0, 1, 2"),
         (["--tune-seeds", "0,1,2"], "must leave seeds to report"),
+        (["--tune", "optimizer.learning"], "no run has a setting optimizer.learning; did you mean optimizer.lr?"),
+        (["--tune", "optimizer.momentu"], "no run has a setting optimizer.momentu"),
+        (["--tune", "norm"], "norm and optimizer tell arms apart, given 'norm'"),
         (["--only", "curvs"], f"--only takes {', '.join(KEYS)}, given curvs"),
         (["--only", ","], "given nothing"),
         (["--format", "docx"], "--format takes html, md, json, tex, csv, svg, pdf, png, given docx"),
@@ -419,3 +423,54 @@ def test_help_tells_every_option_and_imports_nothing_heavy(capsys):
         assert option in text
     with pytest.raises(InputError):
         parse(["--target", "2"])
+
+
+KEYS_TUNED = ["optimizer.lr", "optimizer.weight_decay"]
+
+
+def tuned_by_a_plan(root):
+    """Two arms, two settings tuned on seeds 1000 and 1001, the best of each confirmed on three more."""
+    for norm, best in (("none", 0.1), ("bn", 0.3)):
+        for lr in (0.01, 0.1, 0.3, 1.0):
+            for seed in (1000, 1001, *((0, 1, 2) if lr == best else ())):
+                final = 0.85 if lr == best else 0.6
+                write_run(root, norm=norm, optimizer="sgd", optimizer__lr=lr, seed=seed,
+                          optimizer__weight_decay=lr / 10, steps=(0, 50, 100, 200), accuracies=(0.1, 0.5, final, final),
+                          losses=(2.3, 1.5, 0.9, 0.6))  # fmt: skip
+    ranges = plan.Range("optimizer.lr", "log", 0.01, 1.0), plan.Range("optimizer.weight_decay", "log", 1e-3, 0.1)
+    arms = tuple(plan.Arm({"norm": norm}, ranges) for norm in ("none", "bn"))
+    plan.write(root, plan.Plan("normbench compare norm=none,bn", arms, "grid", 4, 0, (1000, 1001), (0, 1, 2)))
+
+
+def test_a_folder_with_a_plan_is_reported_by_it(tmp_path):
+    tuned_by_a_plan(tmp_path)
+    assert main([str(tmp_path), "--format", "json,md"]) == 0
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert told["options"]["compared_by"] == "normbench compare norm=none,bn"
+    assert (told["options"]["tuned"], told["options"]["tune_seeds"]) == (KEYS_TUNED, [1000, 1001])
+    assert [[r["seed"] for r in arm["reported"]] for arm in told["arms"]] == [[0, 1, 2]] * 2
+    assert [arm["selection"]["best"] for arm in told["arms"]] == [[0.1, 0.01], [0.3, 0.03]]
+    assert told["verdicts"][0]["target_post_hoc"] is False
+    assert (
+        "by grid search over optimizer.lr=log(0.01,1) and optimizer.weight_decay=log(0.001,0.1), 4 trials for every arm"
+        in told["methods"]
+    )
+
+
+def test_what_was_tuned_can_be_typed(tmp_path):
+    tuned_by_a_plan(tmp_path)
+    (tmp_path / plan.FILE).unlink()
+    given = ["--tune", ",".join(KEYS_TUNED), "--tune-seeds", "1000,1001"]
+    assert main([str(tmp_path), "--format", "json", *given]) == 0
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert told["options"]["tuned"] == KEYS_TUNED
+    assert [arm["selection"]["best"] for arm in told["arms"]] == [[0.1, 0.01], [0.3, 0.03]]
+    assert {"setting": [0.1, 0.01], "n": 3} in told["arms"][0]["selection"]["counts"]
+
+
+def test_a_damaged_plan_is_named(tmp_path, capsys):
+    tuned_by_a_plan(tmp_path)
+    (tmp_path / plan.FILE).write_text("{")
+    assert main([str(tmp_path)]) == 2
+    assert "compare.json is damaged" in (said := capsys.readouterr().err)
+    assert "--tune-seeds" in said

@@ -178,14 +178,16 @@ def test_arms_counts_and_what_is_not_complete(told):
     assert none["lrs"] == [0.01, 0.1, 1.0]
     assert none["selection"] == {
         "metric": "val_acc", "how": "leave-one-seed-out", "best": [0.1], "n_settings": 3, "n_finished": 3,
-        "counts": [{"lr": 0.1, "n": 5}], "at_edge": [],
+        "tuned": ["optimizer.lr"],
+        "counts": [{"setting": [0.1], "n": 5}], "at_edge": [], "unstable": False,
     }  # fmt: skip
     assert [(r["seed"], r["lr"], r["test_acc"]) for r in none["reported"]] == [
         (seed, 0.1, pytest.approx(0.8 + 0.001 * seed)) for seed in SEEDS
     ]
     assert sorted(item["state"] for item in told["not_complete"]) == ["damaged", "diverged"]
     assert told["options"] | {"figures": [], "formats": []} == {
-        "target": 0.85, "baseline": None, "x": "step", "tune_seeds": None, "figures": [], "formats": [],
+        "target": 0.85, "baseline": None, "x": "step", "tuned": ["optimizer.lr"], "tune_seeds": None,
+        "compared_by": None, "figures": [], "formats": [],
     }  # fmt: skip
     assert told["options"]["formats"] == list(FORMATS)
     assert told["newest_run"] == "2025-01-01T00:00:02Z"

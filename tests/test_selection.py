@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from normbench.plan import Range
 from normbench.report import search, selection
 from normbench.report.selection import choose
 
@@ -18,7 +19,7 @@ LRS = (0.001, 0.01, 0.1, 1.0)
 def runs(scores, lrs=LRS, seeds=None):
     """scores[lr][seed] as a table of runs; None: that run is missing."""
     table = [
-        {"lr": lr, "seed": seed, "score": score, "test_acc": score - 0.01}
+        {"optimizer.lr": lr, "lr": lr, "seed": seed, "score": score, "test_acc": score - 0.01}
         for lr, row in zip(lrs, scores, strict=True)
         for seed, score in zip(seeds or range(len(row)), row, strict=True)
         if score is not None
@@ -99,13 +100,13 @@ def test_bad_tables_are_refused():
 
 def test_a_choice_at_the_edge_names_the_wider_range():
     high = choose(runs([[0.1] * 3, [0.2] * 3, [0.3] * 3, [0.4] * 3]), "val_acc")
-    assert high.edges == (selection.Edge("lr", 1.0, "lr=10,100"),)
+    assert high.edges == (selection.Edge("optimizer.lr", 1.0, "optimizer.lr=10,100"),)
     low = choose(runs([[0.4] * 3, [0.2] * 3, [0.1] * 3], lrs=(0.003, 0.01, 0.03)), "val_acc")
-    assert low.edges == (selection.Edge("lr", 0.003, "lr=0.00027,0.0009"),)
+    assert low.edges == (selection.Edge("optimizer.lr", 0.003, "optimizer.lr=0.00027,0.0009"),)
     part = choose(runs([[0.1] * 3, [0.5, 0.5, 0.5], [0.4, 0.7, 0.4]], lrs=(1, 2, 4)), "val_acc")
-    assert part.edges[0].wider == "lr=8,16"  # some of the folds chose it
+    assert part.edges[0].wider == "optimizer.lr=8,16"  # some of the folds chose it
     zero = choose(runs([[0.4] * 3, [0.2] * 3], lrs=(0.0, 0.25)), "val_acc")
-    assert zero.edges == (selection.Edge("lr", 0.0, "lr=-0.5,-0.25"),)
+    assert zero.edges == (selection.Edge("optimizer.lr", 0.0, "optimizer.lr=-0.5,-0.25"),)
 
 
 def test_several_settings_are_tuned_together():
@@ -125,6 +126,57 @@ def test_a_random_search_over_several_settings_has_no_edge_but_one_over_lr_has()
     table = pd.concat([points.assign(seed=s, score=points["lr"]) for s in range(3)])
     assert choose(table, "val_acc", tune=("lr", "momentum")).edges == ()
     assert choose(table, "val_acc", tune=("lr",)).edges[0].value == points["lr"].max()
+
+
+SPAN = Range("optimizer.lr", "log", 1e-4, 1.0)
+BETAS = Range("optimizer.momentum", "one_minus_log", 0.8, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("best", "wider"),
+    [(1.3e-4, "tune.optimizer.lr='log(1e-05,1)'"), (0.9, "tune.optimizer.lr='log(0.0001,10)'"), (0.01, None)],
+)
+def test_a_choice_at_the_end_of_its_range_names_a_longer_one(best, wider):
+    """Also where several settings are tuned, and each value is tried once."""
+    rng = np.random.default_rng(0)
+    points = pd.DataFrame({"optimizer.lr": 10 ** rng.uniform(-3.5, -0.5, 9), "optimizer.momentum": 0.9})
+    points.loc[4, "optimizer.lr"] = best
+    score = (points.index == 4).astype(float)
+    table = pd.concat([points.assign(seed=s, score=score) for s in range(3)])
+    ranges = {"optimizer.lr": SPAN, "optimizer.momentum": BETAS}
+    found = choose(table, "val_acc", tune=("optimizer.lr", "optimizer.momentum"), ranges=ranges)
+    assert [edge.wider for edge in found.edges] == ([wider] if wider else [])
+
+
+def test_the_extreme_of_what_was_tried_is_an_edge_where_one_setting_is_tuned():
+    """With few trials the outermost lies well inside its range."""
+    table = pd.concat(
+        [pd.DataFrame({"optimizer.lr": [1e-3, 1e-2, 0.1], "seed": s, "score": [0.1, 0.2, 0.3]}) for s in range(3)]
+    )
+    (edge,) = choose(table, "val_acc", ranges={"optimizer.lr": SPAN}).edges
+    assert (edge.value, edge.wider) == (0.1, "tune.optimizer.lr='log(0.0001,10)'")
+
+
+def test_a_range_from_0_is_not_made_longer_below_it():
+    table = pd.concat([pd.DataFrame({"k": [0.001, 0.3], "seed": s, "score": [0.3, 0.1]}) for s in range(3)])
+    assert choose(table, "val_acc", tune=("k",), ranges={"k": Range("k", "linear", 0.0, 0.5)}).edges == ()
+
+
+def test_a_choice_that_one_tune_seed_would_change_is_unstable():
+    table = runs([[0.5, 0.5, 0.5], [0.6, 0.6, 0.6], [0.55, 0.55, 0.9]], lrs=(0.01, 0.1, 1.0))
+    found = choose(table, "val_acc", tune_seeds=(0, 1), confirm_seeds=(2,))
+    assert (found.unstable, found.n_choosing, selection.reselected(found, found)) == (False, 2, 0)
+    moved = choose(table, "val_acc", tune_seeds=(1, 2), confirm_seeds=(0,))
+    assert (moved.best, moved.unstable, selection.reselected(found, moved)) == ((1.0,), True, 2)
+    one = choose(table, "val_acc", tune_seeds=(0,), confirm_seeds=(1, 2))
+    assert (one.unstable, selection.reselected(found, one)) == (True, 1)  # nothing says how another would choose
+
+
+def test_a_setting_that_no_tune_seed_has_was_not_tried():
+    """Other arms' best settings are run on the confirm seeds alone, for the comparison at the same rate."""
+    table = runs([[0.5, 0.5, 0.5], [0.6, 0.6, 0.6], [None, None, 0.9]], lrs=(0.01, 0.1, 1.0))
+    found = choose(table, "val_acc", tune_seeds=(0, 1), confirm_seeds=(2,))
+    assert (found.best, found.n_settings, found.n_finished) == ((0.1,), 2, 2)
 
 
 def test_failures_are_scored():

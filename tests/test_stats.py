@@ -258,7 +258,7 @@ def test_reselected_seeds_have_the_variance_of_nadeau_and_bengio(values):
     for function, d in ((stats.difference, b - a), (stats.ratio, np.log(a / b))):
         if np.ptp(d) < 1e-6:
             continue
-        found = function(arm(a), arm(b), reselected=True)
+        found = function(arm(a), arm(b), reselected=n - 1)
         se = d.std(ddof=1) * math.sqrt(1 / n + 1 / (n - 1))
         ends = d.mean() + np.array([-1, 1]) * reference.t.ppf(0.975, n - 1) * se
         ends = np.exp(ends) if function is stats.ratio else ends
@@ -266,6 +266,18 @@ def test_reselected_seeds_have_the_variance_of_nadeau_and_bengio(values):
         if function is stats.difference:
             assert found.p == pytest.approx(2 * reference.t.sf(abs(d.mean()) / se, n - 1), abs=1e-9)
         assert math.isnan(found.p_exact)
+
+
+def test_reselected_arms_of_other_seeds_are_widened_too():
+    """Welch: each arm's variance of the mean, s^2 / n, becomes s^2 (1 / n + 1 / k)."""
+    x, y, k = np.array([0.1, 0.4, 0.2]), np.array([0.3, 0.9, 0.5, 0.6]), 2
+    plain = stats.difference(arm(x), arm(y), paired=False)
+    found = stats.difference(arm(x), arm(y), paired=False, reselected=k)
+    u, v = x.var(ddof=1), y.var(ddof=1)
+    factor = math.sqrt((u * (1 / 3 + 1 / k) + v * (1 / 4 + 1 / k)) / (u / 3 + v / 4))
+    width = plain.interval.high - plain.interval.low
+    assert found.interval.high - found.interval.low == pytest.approx(factor * width)
+    assert found.p > plain.p
 
 
 def test_rounding_is_no_difference():

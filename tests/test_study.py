@@ -5,6 +5,7 @@ import shutil
 import pytest
 from fakes import write_run
 
+from normbench.plan import Arm, Plan, Range
 from normbench.report.collect import collect
 from normbench.report.study import Options, Refused, study
 
@@ -70,7 +71,7 @@ def test_each_arm_is_reported_at_its_own_best_rate_and_both_at_the_baselines(tmp
     assert own.effect == pytest.approx(0.05)
     assert same.effect == pytest.approx(-0.05)
     assert "lr_at_edge" in own.flags
-    assert "also try lr=10,100" in own.sentence
+    assert "also try optimizer.lr=10,100" in own.sentence
     assert "lr_at_edge" not in same.flags
     assert "both at the learning rate 0.1" in same.sentence
 
@@ -84,6 +85,44 @@ def test_seeds_that_tune_are_not_reported(tmp_path):
     assert contrast.baseline.selection.how == "tune/confirm"
     assert sorted(contrast.baseline.reported) == [2, 3, 4, 5]
     assert "chosen on other seeds" in contrast.rows[0].sentence
+
+
+def test_a_target_of_the_runs_that_tuned_is_declared_before_those_reported(tmp_path):
+    for seed in range(6):
+        for lr in (0.1, 1.0):
+            add(tmp_path, final=0.9 if lr == 1.0 else 0.7, norm="none", optimizer__lr=lr, seed=seed)
+            add(tmp_path, final=0.9, norm="bn", optimizer__lr=lr, seed=seed)
+    (after,) = made(tmp_path).contrasts
+    (before,) = made(tmp_path, tune_seeds=frozenset({0, 1})).contrasts
+    assert (after.post_hoc, before.post_hoc) == (True, False)
+    assert before.target == after.target
+    assert "post_hoc_target" in after.rows[0].flags
+    assert "post_hoc_target" not in before.rows[0].flags
+    assert before.baseline.tuning.keys() == {0, 1}
+
+
+def test_several_settings_are_tuned_and_searched_where_the_plan_says(tmp_path):
+    points = [(0.01, 0.5), (0.5, 0.9), (0.03, 0.95), (0.2, 0.8)]
+    for seed in range(5):
+        for norm, best in (("none", 0), ("bn", 1)):
+            for number, (lr, momentum) in enumerate(points):
+                final = 0.8 if number == best else 0.6 + number / 100
+                if seed < 2 or number in (0, best):
+                    add(tmp_path, final=final, norm=norm, optimizer="momentum", optimizer__lr=lr,
+                        optimizer__momentum=momentum, seed=seed)  # fmt: skip
+    keys = ("optimizer.lr", "optimizer.momentum")
+    ranges = (Range(keys[0], "log", 1e-3, 0.5), Range(keys[1], "linear", 0.0, 1.0))
+    plan = Plan("", (Arm({"norm": "bn"}, ranges),), "random", 4, 0, (0, 1), (2, 3, 4))
+    found = made(tmp_path, tuned=keys, tune_seeds=frozenset({0, 1}), plan=plan)
+    assert "optimizer.momentum" not in found.keys
+    none, bn = sorted(found.arms, key=lambda arm: arm.norm, reverse=True)
+    assert (none.selection.best, bn.selection.best) == (points[0], points[1])
+    assert (none.selection.n_settings, bn.selection.n_settings) == (4, 4)
+    assert [edge.wider for edge in bn.selection.edges] == ["tune.optimizer.lr='log(0.001,2.36)'"]
+    assert none.selection.edges == ()  # the plan knows no ranges of it
+    own, same = (row for row in found.contrasts[0].rows if row.metric == "test_acc")
+    assert "each at its best of 4 settings (chosen on other seeds)" in own.sentence
+    assert "both at optimizer.lr=0.01 optimizer.momentum=0.5, the baseline's best" in same.sentence
 
 
 def test_other_settings_are_compared_apart(tmp_path):

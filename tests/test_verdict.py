@@ -237,7 +237,7 @@ def test_flags_of_times_are_no_flags_of_accuracies():
 # -------------------------------------------------------------------------------------------------------------- tuning
 
 
-def chosen(metric="val_acc", how="leave-one-seed-out", n=7, finished=None, edges=(), tune=("lr",)):
+def chosen(metric="val_acc", how="leave-one-seed-out", n=7, finished=None, edges=(), tune=("optimizer.lr",)):
     done = n if finished is None else finished
     return Selection(metric, tune, how, {0: (0.1,)}, (0.1,), {(0.1,): 1}, n, done, edges)
 

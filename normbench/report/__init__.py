@@ -4,16 +4,17 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from normbench import records
-from normbench.report.options import InputError, Request, check_only, check_seeds, parse
+from normbench import plan, records
+from normbench.report.options import InputError, Request, check_only, check_seeds, check_tuned, parse
 
 if TYPE_CHECKING:
     from normbench.report.study import Study
 
 TRAIN = "train some: normbench train -m norm=none,bn seed=0,1,2"
 FAILED, BAD_INPUT, DAMAGED = 1, 2, 4
+LR = "optimizer.lr"  # what is tuned if nothing else is said
 
 
 def main(args: list[str]) -> int:
@@ -56,10 +57,23 @@ def _study(request: Request) -> "Study":
 
     check_only(request.only, KEYS)
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
+    check_tuned(request.tune, {str(name)[4:] for name in runs if str(name).startswith("cfg.")})
     try:
-        return study(runs, metrics, Options(request.target, request.baseline, request.x, request.tune_seeds))
+        return study(runs, metrics, Options(request.target, request.baseline, request.x, **_tuning(request)))
     except Refused as error:
         raise InputError(str(error)) from None
+
+
+def _tuning(request: Request) -> dict[str, Any]:
+    """What was tuned and by which seeds: as typed, else by the plan of a comparison, if it made these runs."""
+    try:
+        plans = [found for folder in request.folders if (found := plan.read(folder)) is not None]
+    except records.Damaged as error:
+        raise InputError(f"{error}; remove it, and name with --tune and --tune-seeds what it said") from None
+    made = plans[0] if len(plans) == len(request.folders) == 1 else None
+    tuned = request.tune or (made.tuned if made else ()) or (LR,)
+    seeds = frozenset(made.tune_seeds) if made and request.tune_seeds is None else request.tune_seeds
+    return {"tuned": tuned, "tune_seeds": seeds, "plan": made}
 
 
 def _exit_code(request: Request, study: "Study") -> int:

@@ -10,9 +10,10 @@ import pandas as pd
 from normbench.report import exports, main_table, methods, notes, paper, side_tables
 from normbench.report.figures import Drawn
 from normbench.report.paper import Cell, Table
+from normbench.report.selection import noun
 from normbench.report.sentence import metric_words
 from normbench.report.state import State
-from normbench.report.study import LR, Contrast, Study
+from normbench.report.study import Contrast, Study
 from normbench.report.tables import cell_text, natural
 from normbench.report.target import UNITS
 from normbench.report.verdict import Comparison
@@ -132,7 +133,7 @@ def contrast_title(contrast: Contrast) -> str:
 def _card(study: Study, contrast: Contrast) -> Card:
     head = contrast.rows[0]
     rows = [_card_row(choice, row, contrast) for choice, row in exports.judged(contrast)]
-    header = ("Question", "Learning rates", "Effect [95% CI]", "p", "Ahead in", "Verdict")
+    header = ("Question", noun(study.options.tuned).capitalize(), "Effect [95% CI]", "p", "Ahead in", "Verdict")
     name = contrast_title(contrast)
     caption = (
         f"The numbers of {name}. Ratios: baseline to variant, above 1 where the variant is the faster. Differences: "
@@ -243,9 +244,10 @@ def _setup(study: Study) -> list[Table]:
     rows = [(group, ", ".join(values)) for group, values in shared.items()]
     caption = "Settings that all used runs share."
     tables = [_table("shared", "Settings that all runs share", caption, ("Group", "Settings"), rows)]
-    changes = [(contrast_title(contrast), _changed(contrast)) for contrast in study.contrasts]
+    tuned = study.options.tuned
+    changes = [(contrast_title(contrast), _changed(contrast, tuned)) for contrast in study.contrasts]
     if changes:
-        caption = "What each variant changes against its baseline, beside the learning rate."
+        caption = f"What each variant changes against its baseline, beside the {noun(tuned)} it was tuned to."
         header = ("Comparison", "Settings")
         tables.append(_table("changes", "What differs from the baseline", caption, header, changes))
     made = [(words, _values(study, key)) for key, words in MADE.items()]
@@ -264,9 +266,9 @@ def _values(study: Study, key: str) -> str:
     return ", ".join(sorted(known, key=lambda value: natural([value]))) or "unknown"
 
 
-def _changed(contrast: Contrast) -> str:
+def _changed(contrast: Contrast, tuned: Sequence[str]) -> str:
     a, b = (_config(arm.runs) for arm in (contrast.baseline, contrast.variant))
-    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k != LR)
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and k not in tuned)
     return ", ".join(f"{k}: {_plain(a.get(k))} → {_plain(b.get(k))}" for k in keys)
 
 

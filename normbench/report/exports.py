@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normbench.report import stats, target, verdict
-from normbench.report.selection import scored_accuracy, scored_loss
+from normbench.report.selection import LR, scored_accuracy, scored_loss
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.verdict import Comparison
 
@@ -41,13 +41,14 @@ def runs(study: Study) -> pd.DataFrame:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    """summary.csv: one row a setting, learning rates apart, and metric, over all its used runs."""
-    rows = []
+    """summary.csv: one row a setting, tuned settings apart, and metric, over all its used runs."""
+    rows, others = [], [key for key in study.options.tuned if key != LR]
     for arm in study.arms:
-        for _, part in arm.runs.groupby("lr", sort=True):
-            setting = {**arm.setting, "lr": study.used.loc[part.index[0], "lr"]}  # empty where there is none
+        for _, part in arm.runs.groupby([*others, "lr"], sort=True):
+            setting = {**arm.setting, **{key: part[key].iloc[0] for key in others}}
+            setting["lr"] = study.used.loc[part.index[0], "lr"]  # empty where there is none
             rows += [setting | _summary(study, part, metric) for metric in SCORES]
-    return pd.DataFrame(rows, columns=[*study.keys, "lr", *SUMMARY])
+    return pd.DataFrame(rows, columns=[*study.keys, *others, "lr", *SUMMARY])
 
 
 def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]:

@@ -46,7 +46,8 @@ def _options(study: Study) -> dict[str, Any]:
     o = study.options
     return {
         "target": o.target, "baseline": "=".join(o.baseline) if o.baseline else None, "x": o.x,
-        "tune_seeds": sorted(o.tune_seeds) if o.tune_seeds is not None else None,
+        "tuned": list(o.tuned), "tune_seeds": sorted(o.tune_seeds) if o.tune_seeds is not None else None,
+        "compared_by": o.plan.command if o.plan else None,
     }  # fmt: skip
 
 
@@ -67,8 +68,9 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
     rates = arm.runs.set_index("run_id")["lr"].astype(float)
     chosen = {
         "metric": s.metric, "how": s.how, "best": list(s.best), "n_settings": s.n_settings,
-        "n_finished": s.n_finished, "counts": [{"lr": lr, "n": n} for (lr,), n in s.counts.items()],
-        "at_edge": [edge.wider for edge in s.edges],
+        "n_finished": s.n_finished, "tuned": list(s.tune),
+        "counts": [{"setting": list(setting), "n": n} for setting, n in s.counts.items()],
+        "at_edge": [edge.wider for edge in s.edges], "unstable": s.unstable,
     } if s else None  # fmt: skip
     scores = arm.column("test_score", arm.reported)
     return {

@@ -25,6 +25,7 @@ from normbench.report.paper import (
     times_text,
 )  # fmt: skip
 from normbench.report.planning import FEWEST
+from normbench.report.selection import noun
 from normbench.report.stats import Interval
 from normbench.report.study import Arm, Study
 from normbench.report.tables import cell_text, decimals, untrained
@@ -100,8 +101,9 @@ def _caption(study: Study, told: Sequence[_Told], timed: bool) -> str:
     counts = sorted({len(row.arm.reported) for row in told}) or [0]
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     several = any(row.arm.selection and len(row.arm.selection.counts) > 1 for row in told)
+    what = noun(study.options.tuned)[:-1]
     parts = [
-        f"Mean ± standard deviation over {n} {'seed' if counts == [1] else 'seeds'}, each arm at its own learning rate"
+        f"Mean ± standard deviation over {n} {'seed' if counts == [1] else 'seeds'}, each arm at its own {what}"
         + (" (in brackets: how often each was chosen)." if several else "."),
         "Test accuracy: measured once, after the last step; a diverged run counts as guessing.",
     ]

@@ -6,6 +6,7 @@ import pandas as pd
 
 from normbench.report.paper import ranges
 from normbench.report.planning import FEWEST
+from normbench.report.selection import LR, Selection, noun
 from normbench.report.state import ACCURACY_MARGIN, TIME_MARGIN
 from normbench.report.study import Study
 from normbench.report.tables import cell_text, natural
@@ -50,14 +51,12 @@ def _budget(used: pd.DataFrame) -> str:
 
 def _tuning(study: Study) -> str:
     selections = [arm.selection for arm in study.arms if arm.selection]
+    what = noun(study.options.tuned)
     if not selections:
-        return "No learning rate could be chosen."
+        return f"No {what[:-1]} could be chosen."
     hows = {s.how for s in selections} - {"one setting"}
     if not hows:
-        return "Every arm had one learning rate; it was not tuned."
-    grids = {tuple(sorted({float(lr) for lr in arm.runs["lr"]})) for arm in study.arms}
-    grid = f"from {len(next(iter(grids)))} values ({', '.join(f'{lr:g}' for lr in next(iter(grids)))})"
-    grid = grid if len(grids) == 1 else "from the grid of its own given in the tuning protocol"
+        return f"Every arm had one {what[:-1]}; it was not tuned."
     seeds = ranges(sorted({int(seed) for seed in study.used["seed"]}))
     ways = {
         "leave-one-seed-out": f"for each of the seeds {seeds} as the one with the highest final validation accuracy on "
@@ -68,7 +67,29 @@ def _tuning(study: Study) -> str:
         "which flatters it",
     }
     text = "; for other arms ".join(ways[how] for how in ways if how in hows)
-    return f"The learning rate of each arm was chosen {grid}: {text}."
+    tuned = "learning rate" if what == "learning rates" else f"setting ({_listed(study.options.tuned)})"
+    return f"The {tuned} of each arm was chosen {_from(study)}: {text}.{_widened(selections)}"
+
+
+def _from(study: Study) -> str:
+    plan = study.options.plan
+    if plan is not None:
+        spans = {tuple(map(str, arm.ranges)) for arm in plan.arms}
+        over = " and ".join(next(iter(spans))) if len(spans) == 1 else "ranges of its own given in the tuning protocol"
+        return f"by {plan.search} search over {over}, {plan.trials} trials for every arm"
+    grids = {tuple(sorted({float(lr) for lr in arm.runs["lr"]})) for arm in study.arms}
+    if len(grids) > 1 or study.options.tuned != (LR,):
+        return "from those of its own given in the tuning protocol"
+    return f"from {len(next(iter(grids)))} values ({', '.join(f'{lr:g}' for lr in next(iter(grids)))})"
+
+
+def _widened(selections: Iterable[Selection]) -> str:
+    if not any(s.unstable for s in selections):
+        return ""
+    return (
+        " Where leaving out a single one of the seeds that choose would have changed a choice, the intervals are wider "
+        "by the variance of that choice (as for cross-validation, Nadeau & Bengio 2003)."
+    )
 
 
 def _measures(study: Study) -> str:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from normbench.report.selection import noun
 from normbench.report.stats import binomial_se
 from normbench.report.study import Study
 from normbench.report.tables import settings, untrained
@@ -32,7 +33,11 @@ def counts(runs: pd.DataFrame, n_arms: int) -> str:
 
 
 def unselected(study: Study) -> list[str]:
-    return [f"{study.name(arm)}: no learning rate could be chosen: {arm.why}." for arm in study.arms if arm.why]
+    return [
+        f"{study.name(arm)}: no {noun(study.options.tuned)[:-1]} could be chosen: {arm.why}."
+        for arm in study.arms
+        if arm.why
+    ]
 
 
 def warnings(runs: pd.DataFrame) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ class Request:
     baseline: tuple[str, str] | None = None
     x: str = "step"
     tune_seeds: frozenset[int] | None = None
+    tune: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
     formats: tuple[str, ...] = FORMATS
     fail_on: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ def parse(args: list[str]) -> Request:
         baseline=_baseline(given.baseline),
         x=UNITS[given.x],
         tune_seeds=_seeds(given.tune_seeds),
+        tune=None if given.tune is None else _keys(given.tune),
         only=None if given.only is None else _listed(given.only),
         formats=_formats(given.format),
         fail_on=_states(given.fail_on),
@@ -74,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="KEY=VALUE", help="what the others are compared with, as norm=none "
         "(default: the first value, none first, of the first of norm, clip, optimizer that varies)")  # fmt: skip
     add("--x", choices=UNITS, default="steps", help="in what the way to the target is counted (default: steps)")
-    add("--tune-seeds", metavar="0,1,2", help="the seeds that choose the learning rate; the others are reported "
-        "(default: each seed is reported at the rate that the other seeds choose)")  # fmt: skip
+    add("--tune", metavar="KEY,...", help="the settings that were tuned, as optimizer.lr,optimizer.momentum: each arm "
+        "is reported at its best of them (default: those of compare.json, else optimizer.lr)")  # fmt: skip
+    add("--tune-seeds", metavar="0,1,2", help="the seeds that choose what is tuned; the others are reported (default: "
+        "those of compare.json, else each seed is reported at what the other seeds choose)")  # fmt: skip
     add("--only", metavar="KEY,...", help="draw only these figures, as curves,paired")
     add(
         "--format",
@@ -130,6 +135,16 @@ def _seeds(text: str | None) -> frozenset[int] | None:
     return seeds
 
 
+def _keys(text: str) -> tuple[str, ...]:
+    keys = _listed(text)
+    if not keys or {"norm", "optimizer"} & set(keys):
+        raise InputError(
+            f"--tune must be keys of numbers, norm and optimizer tell arms apart, given {text!r}; "
+            "type --tune optimizer.lr,optimizer.weight_decay"
+        )
+    return keys
+
+
 def _formats(text: str | None) -> tuple[str, ...]:
     if text is None:
         return FORMATS
@@ -156,6 +171,15 @@ def check_only(only: tuple[str, ...] | None, keys: tuple[str, ...]) -> tuple[str
     """The figures to draw, in the report's order."""
     wanted = keys if only is None else _chosen("--only", only, keys)
     return tuple(key for key in keys if key in wanted)
+
+
+def check_tuned(tune: tuple[str, ...] | None, known: set[str]) -> None:
+    """known: the config keys that some run has."""
+    for key in tune or ():
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "type --tune optimizer.lr"
+            raise InputError(f"--tune: no run has a setting {key}; {hint}")
 
 
 def check_seeds(tune: frozenset[int] | None, found: set[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports
+from normbench.report.selection import LR
 from normbench.report.sentence import short
 from normbench.report.stats import Effect, Interval
 from normbench.report.study import Arm, Contrast, Study
@@ -54,14 +55,21 @@ def effect_text(row: Comparison) -> str:
 
 
 def rate_text(arm: Arm) -> str:
-    """The learning rates that the arm is reported at, the most frequent first."""
+    """The learning rates, or whole settings, that the arm is reported at, the most frequent first."""
     if arm.selection is None:
         return MISSING
-    counts = arm.selection.counts
-    texts = [(cell_text(float(rate)) if rate else MISSING, n) for (rate,), n in counts.items()]
+    counts, tune = arm.selection.counts, arm.selection.tune
+    texts = [(_chosen_text(tune, setting), n) for setting, n in counts.items()]
     if len(texts) == 1:
         return texts[0][0]
     return ", ".join(f"{text} ({n}/{sum(counts.values())})" for text, n in texts)
+
+
+def _chosen_text(tune: Sequence[str], setting: tuple) -> str:
+    if tune == (LR,):
+        return cell_text(float(setting[0])) if setting[0] else MISSING
+    pairs = [(key, value) for key, value in zip(tune, setting, strict=True) if value != "" and (value or key != LR)]
+    return " ".join(f"{key}={cell_text(value)}" for key, value in pairs) or MISSING
 
 
 def by_block(study: Study) -> list[tuple[tuple[Contrast, ...], list[Arm]]]:

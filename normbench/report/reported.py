@@ -1,21 +1,16 @@
-"""The runs that arms are reported by, for figures, and the words with which captions say how they were chosen. Pure."""
+"""The runs that arms are reported by, for figures, and words with which captions tell of them. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import pandas as pd
 
 from normbench.report import tables
 from normbench.report.facets import Row, rows
-from normbench.report.study import Arm, Study
-
-HOW = {
-    "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
-    "same seeds": "chosen on the same seeds, which is optimistic", "one setting": "",
-}  # fmt: skip
+from normbench.report.study import Study
 
 
 def runs(study: Study) -> pd.DataFrame:
-    """The used runs that arms are reported by: each at its own best learning rate."""
+    """The used runs that arms are reported by: each at its own best."""
     ids = {run_id for arm in study.arms for run_id in arm.reported.values()}
     return study.used[study.used["run_id"].isin(ids)]
 
@@ -33,17 +28,6 @@ def facets(study: Study, some: pd.DataFrame, without: Collection[str] = ()) -> l
     """`facets.rows` of some of the used runs, by what tells arms apart."""
     keys = [key for key in study.keys if key not in without]
     return rows(some, tables.settings(study.used).loc[some.index, keys]) if len(some) else []
-
-
-def words(arms: Sequence[Arm]) -> str:
-    """How the runs of these arms were chosen, as a caption says it."""
-    picked = [arm.selection for arm in arms if arm.selection]
-    counts = sorted({s.n_finished for s in picked})
-    if counts in ([], [1]):
-        return "One learning rate each, not tuned."
-    several = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    ways = " or ".join(sorted({text for s in picked if (text := HOW[s.how])}))
-    return f"Each at its own best of {several} learning rates by final validation accuracy ({ways})."
 
 
 def crosses(some: pd.DataFrame) -> str:

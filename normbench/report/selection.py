@@ -1,12 +1,11 @@
 """Choosing a setting per arm without leakage, and what the search itself says. Pure.
 
-An arm's runs are a table with one row a run: the tuned settings (`lr`, ...), `seed` and `score`, higher is better, from
-the *final* step on validation data; the best evaluation of a run is never taken. A diverged run has been scored
-(`scored_accuracy`, `scored_loss`); a run that is missing (failed, interrupted) has no row, or NaN.
+An arm's runs are a table with one row a run: the tuned settings (`optimizer.lr`, ...), `seed` and `score`, higher is
+better, from the *final* step on validation data; the best evaluation of a run is never taken. A diverged run has been
+scored (`scored_accuracy`, `scored_loss`); a run that is missing (failed, interrupted) has no row, or NaN.
 
-With tune and confirm seeds, an interval is about the settings that were chosen. That tuning might have chosen others
-is not in it: where few tune seeds cannot tell the settings apart, methods may seem to differ that do not
-(tests/test_coverage.py). Leaving one seed out has that in it, at the price of a wider interval.
+Where the seeds that choose cannot tell the settings apart, two arms may differ by the luck of the choice alone. Then
+`reselected` says so, and the interval is made wider (stats.difference): tests/test_coverage.py has what that mends.
 """
 
 import math
@@ -16,6 +15,15 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from normbench.plan import Range
+
+LR = "optimizer.lr"
+HOW = {
+    "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
+    "same seeds": "chosen on the very seeds that are reported, which flatters it", "one setting": "",
+}  # fmt: skip
+NEAR = 0.05  # of a range: what lies so close to its end
+WIDER = 0.25  # of a range: one decade of four
 Setting = tuple  # values of the tuned settings, in the order of `tune`
 
 
@@ -31,7 +39,7 @@ def scored_loss(last: float, initial: float) -> float:
 
 @dataclass(frozen=True)
 class Edge:
-    """A chosen value at the end of what was tried: `wider` is what to type, as `lr=0.3,1`."""
+    """A chosen value at the end of what was tried: `wider` is what to type, as `optimizer.lr=0.3,1`."""
 
     setting: str
     value: float
@@ -45,7 +53,8 @@ class Selection:
     how: "one setting" (nothing to choose), "tune/confirm" (chosen on other seeds), "leave-one-seed-out" (for each
     seed on all the others) or "same seeds" (chosen and reported on the same ones: optimistic).
     chosen: seed to report -> setting. best: the one that all tune seeds together choose. counts: how often each was
-    chosen. n_settings were tried, n_finished of them have a score for every tune seed and took part.
+    chosen. n_settings were tried, n_finished of them have a score for every tune seed and took part. n_choosing: seeds
+    that each choice rests on. others: what they choose where any one of them is left out.
     metric: what was maximized; it must not come from test data.
     """
 
@@ -58,6 +67,18 @@ class Selection:
     n_settings: int
     n_finished: int
     edges: tuple[Edge, ...] = field(default=())
+    n_choosing: int = 0
+    others: tuple[Setting, ...] = ()
+
+    @property
+    def unstable(self) -> bool:
+        """Whether another setting might as well have been chosen, by what one seed more or less would change.
+
+        A choice by one seed alone is: nothing says how it would have come out with another.
+        """
+        if self.how == "leave-one-seed-out":
+            return len(self.counts) > 1
+        return self.how == "tune/confirm" and (self.n_choosing < 2 or set(self.others) != {self.best})
 
     def values(self, runs: pd.DataFrame, column: str) -> dict[int, float]:
         """Seed -> `column` of the run that was chosen for it; seeds whose run is missing are left out."""
@@ -68,24 +89,41 @@ class Selection:
         return _picked(runs, self.tune, dict.fromkeys(self.chosen, setting), column)
 
 
-def reselected(a: Selection, b: Selection) -> bool:
-    """Whether an arm's seeds are reported at several settings, each chosen by the others: see stats.difference."""
-    return any(s.how == "leave-one-seed-out" and len(s.counts) > 1 for s in (a, b))
+def noun(tune: Iterable[str]) -> str:
+    """What is tuned, in the plural."""
+    return "learning rates" if set(tune) <= {LR} else "settings"
+
+
+def words(tune: Sequence[str], setting: Setting) -> str:
+    """A setting in words: "the learning rate 0.1", "optimizer.lr=0.1 optimizer.momentum=0.9"."""
+    if set(tune) <= {LR}:
+        return f"the learning rate {setting[0]:g}"
+    told = [(key, f"{v:g}" if isinstance(v, float) else str(v)) for key, v in zip(tune, setting, strict=True)]
+    return " ".join(f"{key}={text}" for key, text in told if text != "")
+
+
+def reselected(a: Selection, b: Selection) -> int:
+    """The number of seeds that chose, where an arm's choice is unstable; else 0. See stats.difference."""
+    return min((s.n_choosing for s in (a, b) if s.unstable), default=0)
 
 
 def choose(
-    runs: pd.DataFrame, metric: str, *, tune: Sequence[str] = ("lr",),
-    tune_seeds: Iterable[int] | None = None, confirm_seeds: Iterable[int] | None = None,
+    runs: pd.DataFrame, metric: str, *, tune: Sequence[str] = (LR,), tune_seeds: Iterable[int] | None = None,
+    confirm_seeds: Iterable[int] | None = None, ranges: Mapping[str, Range] | None = None,
 ) -> Selection:  # fmt: skip
     """Per arm: the setting with the highest mean score over the tune seeds; of equal ones the smallest (lr first).
 
     With `tune_seeds` and `confirm_seeds` the latter are reported; without them every seed is, each at the setting
-    that the others choose. Settings that lack a score for some tune seed do not take part.
+    that the others choose. Settings that lack a score for some tune seed do not take part; those that no tune seed
+    has were not tried. `ranges`: where the settings were searched, for what lies at their ends.
     """
     if (tune_seeds is None) != (confirm_seeds is None):
         raise ValueError("tune_seeds and confirm_seeds go together: give both, or neither for leave-one-seed-out")
     scores = _scores(runs, tune)
     seeds = sorted({s for row in scores.values() for s in row} if tune_seeds is None else set(tune_seeds))
+    own = set(map(int, runs["seed"])) if tune_seeds is None else set(seeds)
+    tried = {tuple(row) for row in runs.loc[runs["seed"].astype(int).isin(own), list(tune)].itertuples(index=False)}
+    scores = {setting: row for setting, row in scores.items() if setting in tried}
     report = seeds if confirm_seeds is None else sorted(set(confirm_seeds))
     full = {setting: row for setting, row in scores.items() if all(s in row for s in seeds)}
     if not full or not seeds or not report:
@@ -101,8 +139,13 @@ def choose(
     else:
         how, chosen = "leave-one-seed-out", {s: _argmax(full, [x for x in seeds if x != s]) for s in seeds}
     counts = dict(sorted(Counter(chosen.values()).items(), key=lambda item: (-item[1], _order(item[0]))))
-    edges = _edges(list(scores), tune, list(counts))
-    return Selection(metric, tuple(tune), how, chosen, best, counts, len(scores), len(full), edges)
+    edges = _edges(list(scores), tune, list(counts), ranges or {})
+    out = [_argmax(full, [x for x in seeds if x != s]) for s in seeds] if len(seeds) > 1 else []
+    n_choosing = len(seeds) - (how == "leave-one-seed-out")
+    return Selection(
+        metric, tuple(tune), how, chosen, best, counts, len(scores), len(full), edges, n_choosing,
+        tuple(dict.fromkeys(out)),
+    )  # fmt: skip
 
 
 def _scores(runs: pd.DataFrame, tune: Sequence[str]) -> dict[Setting, dict[int, float]]:
@@ -137,13 +180,20 @@ def _picked(runs: pd.DataFrame, tune: Sequence[str], chosen: dict[int, Setting],
     return {seed: value for seed, value in sorted(found.items()) if not math.isnan(value)}
 
 
-def _edges(tried: list[Setting], tune: Sequence[str], chosen: list[Setting]) -> tuple[Edge, ...]:
+def _edges(
+    tried: list[Setting], tune: Sequence[str], chosen: list[Setting], ranges: Mapping[str, Range]
+) -> tuple[Edge, ...]:
     """Chosen numbers that are the smallest or largest tried, with two more steps of the grid's own ratio.
 
-    Not of a random search over several settings, where every value is tried once: one of them often is an extreme.
+    Of a random search over several settings every value is tried once, and one of them often is an extreme: there
+    a value counts that lies at an end of its range (NEAR), if the ranges are known.
     """
     edges = []
     for i, name in enumerate(tune):
+        if name in ranges:
+            ends = _at_ends(ranges[name], [s[i] for s in tried] if len(tune) == 1 else [], [s[i] for s in chosen])
+            edges += [Edge(name, value, wider) for value, wider in ends]
+            continue
         values = sorted({s[i] for s in tried if isinstance(s[i], int | float) and not isinstance(s[i], bool)})
         if len(values) < 2 or (len(tune) > 1 and len(values) == len(tried)):
             continue
@@ -151,6 +201,21 @@ def _edges(tried: list[Setting], tune: Sequence[str], chosen: list[Setting]) -> 
             if any(s[i] == end for s in chosen):
                 edges.append(Edge(name, end, f"{name}={','.join(map(_typed, _beyond(end, beside)))}"))
     return tuple(edges)
+
+
+def _at_ends(span: Range, tried: Sequence, chosen: Sequence) -> list[tuple[float, str]]:
+    """Chosen values at an end of their range, or of what was tried, with a range WIDER of itself longer."""
+    known = sorted(v for v in tried if isinstance(v, int | float))
+    low, high = max([NEAR, *map(span.place, known[:1])]), min([1 - NEAR, *map(span.place, known[-1:])])
+    found = []
+    for value in sorted({v for v in chosen if isinstance(v, int | float)}):
+        place = span.place(value)
+        for beyond, ends in ((place <= low, (-WIDER, 1.0)), (place >= high, (0.0, 1 + WIDER))):
+            # what may be 0 is not tuned below it
+            if beyond and not (ends[0] and span.scale == "linear" and span.low == 0):
+                wide = ",".join(_typed(span.value(u)) for u in ends)
+                found.append((value, f"tune.{span.key}='{span.scale}({wide})'"))
+    return found
 
 
 def _beyond(end: float, beside: float) -> list[float]:

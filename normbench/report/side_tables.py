@@ -21,8 +21,11 @@ from normbench.report.paper import (
     shown_keys,
     times_text,
 )  # fmt: skip
-from normbench.report.study import Arm, Study
-from normbench.report.tables import cell_text
+from normbench.report.selection import LR, noun
+from normbench.report.study import Arm, Options, Study
+from normbench.report.tables import cell_text, natural
+
+MOST_LISTED = 10  # learning rates one by one
 
 
 def to_target(study: Study) -> Table:
@@ -106,30 +109,45 @@ def _range_text(values: Sequence[float]) -> str:
 
 def protocol(study: Study) -> Table:
     rows, values = [], []
+    what = noun(study.options.tuned)
     for _, block in by_block(study):
         for arm in block:
-            rates = sorted({float(rate) for rate in arm.runs["lr"]})
-            grid = ", ".join(cell_text(rate) if rate else MISSING for rate in rates)
             s = arm.selection
             seeds = sorted({int(seed) for seed in arm.runs["seed"]})
             tuned = sorted(study.options.tune_seeds & set(seeds)) if study.options.tune_seeds else seeds
+            tried = arm.runs[arm.runs["seed"].astype(int).isin(tuned)]
             how = s.how if s else f"none: {arm.why}"
             told = {
-                "learning_rates": grid, "n_tried": s.n_settings if s else len(rates),
+                "tried": _tried(tried, study.options), "n_tried": s.n_settings if s else tried["lr"].nunique(),
                 "n_finished": s.n_finished if s else None, "how": how,
                 "tune_seeds": ranges(tuned) if s and s.how != "one setting" else "",
                 "reported_seeds": ranges(sorted(arm.reported)), "chosen": rate_text(arm),
+                "unstable": "yes" if s and s.unstable else "no" if s and s.n_settings > 1 else "",
                 "at_edge": "; ".join(edge.wider for edge in s.edges) if s else "",
             }  # fmt: skip
             values.append(named(study, arm) | told)
             rows.append((*names(study, arm), *(Cell(MISSING if v in ("", None) else str(v)) for v in told.values())))
-    header = (*shown_keys(study), "Learning rates", "Tried", "Finished", "Chosen how", "Seeds that choose",
-              "Seeds reported", "Chosen", "At the edge: also try")  # fmt: skip
+    header = (*shown_keys(study), what.capitalize(), "Tried", "Finished", "Chosen how", "Seeds that choose",
+              "Seeds reported", "Chosen", "Would change", "At the edge: also try")  # fmt: skip
     caption = (
-        "How the learning rate of each arm was chosen: by the mean final validation accuracy over the seeds that "
-        "choose, a diverged run counting as guessing. Finished: rates with a result for every such seed. "
-        "Leave-one-seed-out: each seed is reported at the rate that is best on all the others."
+        f"How the {what[:-1]} of each arm was chosen: by the mean final validation accuracy over the seeds that "
+        f"choose, a diverged run counting as guessing. Finished: {what} with a result for every such seed. "
+        f"Leave-one-seed-out: each seed is reported at the {what[:-1]} that is best on all the others. Would change: "
+        "whether leaving out one of the seeds that choose would have changed the choice."
     )
     return Table(
         "protocol", "Tuning protocol", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values)
     )
+
+
+def _tried(runs: pd.DataFrame, options: Options) -> str:
+    """What was tried: each learning rate, or how many values of each tuned setting, and between which."""
+    if options.tuned == (LR,) and runs["lr"].nunique() <= MOST_LISTED:
+        return ", ".join(cell_text(float(rate)) if rate else MISSING for rate in sorted(set(runs["lr"].astype(float))))
+    told = []
+    for key in options.tuned:
+        values = sorted((v for v in set(runs[key]) if v != ""), key=lambda value: natural([value]))
+        if values:
+            some = cell_text(values[0]) if len(values) == 1 else f"{cell_text(values[0])} to {cell_text(values[-1])}"
+            told.append(f"{key}: {len(values)} from {some}" if len(values) > 1 else f"{key}: {some}")
+    return "; ".join(told) or MISSING

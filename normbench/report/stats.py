@@ -27,11 +27,12 @@ NEAR_ONE = 0.97  # mean accuracy above which the interval is made on the logit s
 # is the least of 0, 0.29, 0.5, 0.75, 1 at which the paired interval covers its 95 % for n = 3, 5 and 6 at every SD.
 FLOOR_STEPS = 0.5
 
-# Where each seed is reported at the setting that the other seeds chose, and those choices differ, the values depend on
-# each other: the plain interval tells identical arms apart in 10 to 24 % of cases (tests/test_coverage.py). Its
-# variance, 1 / n, becomes 1 / n + 1 / (n - 1), as for any training on all but one fold (Nadeau & Bengio 2003).
+# Where k seeds choose the setting of an arm and others might have chosen another, that choice is a part of what varies:
+# the plain interval tells identical arms apart in up to 30 % of cases (tests/test_coverage.py). Its variance, 1 / n,
+# becomes 1 / n + 1 / k, as for any training on other folds (Nadeau & Bengio 2003); with leave-one-seed-out k = n - 1.
 
 Arm = Mapping[int, float]
+WIDENED = "widened, since other seeds might have chosen another setting"
 
 
 @dataclass(frozen=True)
@@ -153,20 +154,21 @@ def binomial_se(accuracy: float, n_images: int) -> float:
 
 def difference(
     a: Arm, b: Arm, *, paired: bool = True, lower_is_better: bool = False, resolution: float = 0,
-    reselected: bool = False,
+    reselected: int = 0,
 ) -> Effect:  # fmt: skip
     """Variant minus baseline, b - a: mean of the per-seed differences with the paired t interval.
 
     Welch's interval where `paired` is False. Whether seeds pair up is declared by the caller, never read off the
     result. `resolution`: the grid of the values, 1 / n_test for accuracies (see FLOOR_STEPS), 0 for losses.
-    `reselected`: as `selection.reselected` says; the interval is then wider, and there is no exact p.
+    `reselected`: the number of seeds that chose, as `selection.reselected` says, or 0; above 0 the interval is wider,
+    and there is no exact p.
     """
     kind, floor = "difference", FLOOR_STEPS * resolution
-    effect = _paired(kind, a, b, floor, lower_is_better) if paired else _welch(kind, a, b, floor)
-    return replace(_widened(effect) if reselected else effect, resolution=resolution)
+    effect = _paired(kind, a, b, floor, lower_is_better) if paired else _welch(kind, a, b, floor, reselected)
+    return replace(_widened(effect, reselected), resolution=resolution)
 
 
-def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0, reselected: bool = False) -> Effect:
+def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0, reselected: int = 0) -> Effect:
     """Geometric mean of a / b over seeds, exp(mean log), with the t interval of the logs, exp'd.
 
     Values must be above 0. `floor`: the least SD of a log-ratio that is believed. `sd`, `p` and `corr` are of the logs.
@@ -177,8 +179,8 @@ def ratio(a: Arm, b: Arm, *, paired: bool = True, floor: float = 0, reselected: 
             raise ValueError(f"a ratio needs values above 0, given {value!r} for seed {seed}")
     # negated, so that their difference b - a is log(a / b)
     logs_a, logs_b = ({seed: -math.log(value) for seed, value in arm.items()} for arm in (a, b))
-    effect = _paired("ratio", logs_a, logs_b, floor) if paired else _welch("ratio", logs_a, logs_b, floor)
-    effect = _widened(effect) if reselected else effect
+    effect = _paired("ratio", logs_a, logs_b, floor) if paired else _welch("ratio", logs_a, logs_b, floor, reselected)
+    effect = _widened(effect, reselected)
     i = effect.interval
     ends = {"low": math.exp(i.low), "high": math.exp(i.high)}
     return replace(effect, interval=replace(i, estimate=math.exp(i.estimate), **ends, method=f"{i.method} on logs"))
@@ -209,20 +211,20 @@ def _paired(kind: str, a: Arm, b: Arm, floor: float, lower_is_better: bool = Fal
     )  # fmt: skip
 
 
-def _widened(effect: Effect) -> Effect:
-    """The paired interval of reselected arms; see above."""
+def _widened(effect: Effect, chosen_by: int) -> Effect:
+    """The paired interval of reselected arms; see above. Welch's has it already."""
     i = effect.interval
-    if not effect.paired or i.n < FEWEST:
+    if not effect.paired or i.n < FEWEST or not chosen_by:
         return effect
-    factor = math.sqrt(1 + i.n / (i.n - 1))
+    factor = math.sqrt(1 + i.n / chosen_by)
     half = factor * (i.high - i.low) / 2
     p = t_test(i.estimate, half / half_width(1, i.n) / math.sqrt(i.n), i.n - 1)
-    method = f"{i.method}, widened for settings chosen anew for each seed"
+    method = f"{i.method}, {WIDENED}"
     wide = replace(i, low=i.estimate - half, high=i.estimate + half, method=method)
     return replace(effect, interval=wide, p=p, p_exact=math.nan, p_exact_floor=math.nan)
 
 
-def _welch(kind: str, a: Arm, b: Arm, floor: float) -> Effect:
+def _welch(kind: str, a: Arm, b: Arm, floor: float, chosen_by: int = 0) -> Effect:
     x, y = _finite(a.values(), 0), _finite(b.values(), 0)
     n = min(len(x), len(y))
     middle = float(y.mean() - x.mean()) if n else math.nan
@@ -236,8 +238,10 @@ def _welch(kind: str, a: Arm, b: Arm, floor: float) -> Effect:
     se = math.sqrt(u + v)
     # with no spread at all the degrees of freedom do not matter
     df = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1)) if se else n - 1
+    more = (u * len(x) + v * len(y)) / chosen_by if chosen_by else 0.0
+    se = math.sqrt(u + v + more)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, df)) * se
-    interval = Interval(middle, middle - half, middle + half, n, "Welch t")
+    interval = Interval(middle, middle - half, middle + half, n, f"Welch t, {WIDENED}" if chosen_by else "Welch t")
     return Effect(kind, interval, False, len(x), len(y), p=t_test(middle, se, df))
 
 

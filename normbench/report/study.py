@@ -1,7 +1,8 @@
 """From the tables of runs to what is compared: arms, the setting each is reported at, contrasts with a baseline. Pure.
 
-An arm is what is left of a run's settings without its seed and its learning rate, which is tuned: each arm is reported
-at its own best rate (`selection`). A contrast is two arms that differ in one group (norm, ...) and in nothing else.
+An arm is what is left of a run's settings without its seed and what is tuned, the learning rate if nothing else is
+said: each arm is reported at its own best (`selection`). A contrast is two arms that differ in one group (norm, ...)
+and in nothing else.
 """
 
 import math
@@ -12,13 +13,13 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.plan import Plan, Range
 from normbench.report import selection, stats, tables, target, verdict
-from normbench.report.selection import Selection
+from normbench.report.selection import LR, Selection
 from normbench.report.state import Flag, Subject
 from normbench.report.stats import Effect
 from normbench.report.target import Crossing
 
-LR = "optimizer.lr"
 BASELINES = (
     "norm",
     "clip",
@@ -35,23 +36,26 @@ class Options:
     """What the reader asks for.
 
     target: accuracy to reach; None: chosen after the fact. baseline: (key, value), as in ("norm", "none").
-    x: `step`, `examples` or `train_s`, in which a time is counted. tune_seeds: the seeds that choose the learning
-    rate, the others are reported; None: each seed is reported at the rate that the others choose.
+    x: `step`, `examples` or `train_s`, in which a time is counted. tune_seeds: the seeds that choose what is tuned, the
+    others are reported; None: each seed is reported at the setting that the others choose. tuned: the keys of it.
+    plan: of the comparison that made the runs, for the ranges that were searched.
     """
 
     target: float | None = None
     baseline: tuple[str, str] | None = None
     x: str = "step"
     tune_seeds: frozenset[int] | None = None
+    tuned: tuple[str, ...] = (LR,)
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in seed and learning rate alone.
+    """Runs that differ in seed and tuned settings alone.
 
-    setting: what tells it from the other arms. runs: one row a run, as `collect` gives them, and with `score`, the
-    final validation accuracy, and `test_score`; a diverged run is scored as guessing. selection: None where no rate
-    can be chosen, `why` says why.
+    setting: what tells it from the other arms. runs: one row a run, as `collect` gives them, with the tuned settings by
+    their keys, `score`, the final validation accuracy, and `test_score`; a diverged run is scored as guessing.
+    selection: None where no setting can be chosen, `why` says why.
     """
 
     setting: Setting
@@ -72,13 +76,22 @@ class Arm:
         """Seed -> run_id of the run that is reported for it."""
         return self._at(self.selection.chosen) if self.selection else {}
 
-    def at_rate(self, lr: float) -> dict[int, str]:
-        """The same seeds, all at this learning rate."""
-        return self._at({seed: (lr,) for seed in self.selection.chosen}) if self.selection else {}
+    def at(self, tuned: tuple) -> dict[int, str]:
+        """The same seeds, all at this setting of what is tuned."""
+        return self._at(dict.fromkeys(self.selection.chosen, tuned)) if self.selection else {}
+
+    @cached_property
+    def tuning(self) -> dict[int, str]:
+        """Seed that chose -> run_id of its run at the setting that all of them chose together."""
+        if self.selection is None:
+            return {}
+        choosing = set(self.runs["seed"].astype(int)) - set(self.selection.chosen) or set(self.selection.chosen)
+        return self._at(dict.fromkeys(choosing, self.selection.best))
 
     def _at(self, chosen: Mapping[int, tuple]) -> dict[int, str]:
-        rows = zip(self.runs["seed"], self.runs["lr"], self.runs["run_id"], strict=True)
-        found = {int(seed): str(run_id) for seed, lr, run_id in rows if chosen.get(int(seed)) == (lr,)}
+        tuned = self.runs[list(self.selection.tune)] if self.selection else pd.DataFrame(index=self.runs.index)
+        rows = zip(self.runs["seed"], tuned.itertuples(index=False, name=None), self.runs["run_id"], strict=True)
+        found = {int(seed): str(run_id) for seed, setting, run_id in rows if chosen.get(int(seed)) == setting}
         return dict(sorted(found.items()))
 
     def column(self, name: str, run_ids: Mapping[int, str]) -> dict[int, float]:
@@ -163,14 +176,14 @@ class Refused(ValueError):
 
 
 def study(runs: pd.DataFrame, metrics: pd.DataFrame, options: Options) -> Study:
-    """Find the arms, choose their rates, compare.
+    """Find the arms, choose what is tuned, compare.
 
     Raises:
         Refused: a baseline that no run has.
     """
     used = runs[runs["used"].astype(bool)]
     setting = tables.settings(used) if len(used) else pd.DataFrame(columns=["norm", "optimizer"])
-    keys = tuple(str(key) for key in setting if key != LR)
+    keys = tuple(str(key) for key in setting if key not in options.tuned)
     arms = tuple(_arms(used, setting[list(keys)], options)) if len(used) else ()
     made = Study(runs, metrics, options, keys, arms, ())
     contrasts, notes = _contrasts(made)
@@ -181,7 +194,8 @@ def _arms(used: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[A
     lr = used["lr"].astype(float).fillna(0.0)  # an optimizer without one has one rate, too
     guess = 1 / used["n_classes"].astype(float)
     lost = used["state"] == "diverged"
-    full = used.assign(lr=lr, score=used["val_acc"].astype(float).where(~lost, guess))
+    tuned = {key: lr if key == LR else _setting(used, key) for key in options.tuned}
+    full = used.assign(lr=lr, score=used["val_acc"].astype(float).where(~lost, guess), **tuned)
     full["test_score"] = used["test_acc"].astype(float).where(~lost, guess)
     found = []
     for cell, part in full.groupby([setting[key] for key in setting], sort=False):
@@ -194,13 +208,27 @@ def _arms(used: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[A
     return sorted(found, key=lambda arm: tables.natural(arm.setting.values()))
 
 
+def _setting(used: pd.DataFrame, key: str) -> pd.Series:
+    """What the runs have of a key; "" where an arm has no such key."""
+    column = f"cfg.{key}"
+    return used[column].astype(object).where(used[column].notna(), "") if column in used else pd.Series("", used.index)
+
+
 def _selected(runs: pd.DataFrame, options: Options) -> Selection:
-    if options.tune_seeds is None:
-        return selection.choose(runs, "val_acc")
-    seeds = set(map(int, runs["seed"]))
-    return selection.choose(
-        runs, "val_acc", tune_seeds=seeds & options.tune_seeds, confirm_seeds=seeds - options.tune_seeds
-    )
+    how: Any = {"tune": options.tuned, "ranges": _ranges(runs, options.plan)}
+    if options.tune_seeds is not None:
+        seeds = set(map(int, runs["seed"]))
+        how |= {"tune_seeds": seeds & options.tune_seeds, "confirm_seeds": seeds - options.tune_seeds}
+    return selection.choose(runs, "val_acc", **how)
+
+
+def _ranges(runs: pd.DataFrame, plan: Plan | None) -> dict[str, Range]:
+    """Where the settings of this arm were searched."""
+    for arm in plan.arms if plan else ():
+        known = {key: runs.get(f"cfg.{key}.name", runs.get(f"cfg.{key}")) for key in arm.choices}
+        if all(values is not None and str(values.iloc[0]) == arm.choices[key] for key, values in known.items()):
+            return {span.key: span for span in arm.ranges}
+    return {}
 
 
 # ----------------------------------------------------------------------------------------------------------- contrasts
@@ -209,7 +237,8 @@ def _selected(runs: pd.DataFrame, options: Options) -> Selection:
 def _contrasts(made: Study) -> tuple[list[Contrast], list[str]]:
     key, value = _baseline(made)
     if key is None:
-        return [], ["There is nothing to compare: all runs have the same settings but for seeds and learning rates."]
+        what = selection.noun(made.options.tuned)
+        return [], [f"There is nothing to compare: all runs have the same settings but for seeds and {what}."]
     own = [k for k in made.keys if k == key or k.startswith(f"{key}.")]
     blocks: dict[tuple, list[Arm]] = {}
     for arm in made.arms:
@@ -253,7 +282,10 @@ def _baseline(made: Study) -> tuple[str | None, str]:
 def _contrast(made: Study, key: str, baseline: Arm, variant: Arm, where: Setting) -> Contrast:
     goal, post_hoc = made.options.target, made.options.target is None
     if post_hoc and baseline.reported:
-        goal = target.automatic_target(made.rows_of[i] for i in baseline.reported.values())
+        # the runs that chose the settings are none of those reported: a target from them is declared beforehand
+        post_hoc = baseline.selection is None or baseline.selection.how != "tune/confirm"
+        ids = baseline.reported if post_hoc else baseline.tuning
+        goal = target.automatic_target(made.rows_of[i] for i in ids.values())
     crossings = _crossings(made, baseline.reported, goal), _crossings(made, variant.reported, goal)
     return Contrast(key, baseline, variant, where, goal, post_hoc, crossings)
 
@@ -302,8 +334,7 @@ def _questions(made: Study, contrast: Contrast) -> list[_Question]:
     too_coarse = bool(found) and not asked_for and found[0].effect.resolution >= UNTOLD
     found.insert(0 if too_coarse else len(found), accuracy)
     if a.selection and b.selection and max(a.selection.n_settings, b.selection.n_settings) > 1:
-        (rate,) = a.selection.best
-        same = a.at_rate(rate), b.at_rate(rate)
+        same = a.at(a.selection.best), b.at(a.selection.best)
         if same[0] and same[1]:
             if contrast.target is not None:
                 found.append(_times(made, contrast, unit, *same, True))
@@ -316,18 +347,18 @@ def _times(
 ) -> _Question:
     base, variant = contrast.baseline, contrast.variant
     crossings = _crossings(made, a, contrast.target), _crossings(made, b, contrast.target)
-    how: Any = {"paired": _paired(a, b), "reselected": not same_rate and _reselected(base, variant)}
+    how: Any = {"paired": _paired(a, b), "reselected": 0 if same_rate else _reselected(base, variant)}
     effect = target.compare(*crossings, unit, **how)
     return _Question(unit, effect, same_rate, (base.diverged(a), variant.diverged(b)))
 
 
-def _reselected(a: Arm, b: Arm) -> bool:
-    return a.selection is not None and b.selection is not None and selection.reselected(a.selection, b.selection)
+def _reselected(a: Arm, b: Arm) -> int:
+    return selection.reselected(a.selection, b.selection) if a.selection and b.selection else 0
 
 
 def _accuracy(a: Arm, b: Arm, runs_a: Mapping[int, str], runs_b: Mapping[int, str], same_rate: bool) -> _Question:
     scores = a.column("test_score", runs_a), b.column("test_score", runs_b)
-    how: Any = {"paired": _paired(runs_a, runs_b), "reselected": not same_rate and _reselected(a, b)}
+    how: Any = {"paired": _paired(runs_a, runs_b), "reselected": 0 if same_rate else _reselected(a, b)}
     effect = stats.difference(*scores, resolution=1 / float(a.runs["n_test"].iloc[0]), **how)
     return _Question("test_acc", effect, same_rate, (a.diverged(runs_a), b.diverged(runs_b)))
 
@@ -344,8 +375,8 @@ def _row(
     timed = question.metric != "test_acc"
     tuning, flags, refusal = "", {}, ""
     if a.selection and b.selection:
-        (rate,) = a.selection.best
-        same = f"both at the learning rate {rate:g}, the baseline's best"
+        what = selection.words(a.selection.tune, a.selection.best)
+        same = f"both at {what}, the baseline's best"
         tuning = same if question.same_rate else verdict.tuning_words(a.selection, b.selection)
         flags = {} if question.same_rate else verdict.tuning_flags(a.selection, b.selection)
         refusal = verdict.tuning_refusal(a.selection, b.selection)
@@ -360,7 +391,7 @@ def _row(
         _budget(a), tuning, contrast.target if timed else None,
     )  # fmt: skip
     first = question is questions[0]
-    beside = [_beside(q) for q in questions[1:]] if first else []
+    beside = [_beside(q, made.options.tuned) for q in questions[1:]] if first else []
     return verdict.judge(
         question.effect, subject, flags=flags, refusal=refusal, p_holm=p_holm, diverged=question.diverged, beside=beside
     )
@@ -388,10 +419,10 @@ def _budget(arm: Arm) -> str:
     return f"{int(first['epochs'])} epoch{'s' * (int(first['epochs']) != 1)}, {int(first['total_steps']):,} steps"
 
 
-def _beside(question: _Question) -> tuple[str, str, Effect]:
+def _beside(question: _Question, tuned: tuple[str, ...]) -> tuple[str, str, Effect]:
     words = {"test_acc": "Test accuracy", "train_s": "In seconds of training"}.get(question.metric, "Steps")
     return (
-        ("At the same learning rate, " + words.lower() if question.same_rate else words),
+        (f"At the same {selection.noun(tuned)[:-1]}, {words.lower()}" if question.same_rate else words),
         question.metric,
         question.effect,
     )

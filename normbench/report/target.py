@@ -90,7 +90,7 @@ def table(crossings: Mapping[str, Crossing]) -> pd.DataFrame:
 
 def compare(
     a: Mapping[int, Crossing], b: Mapping[int, Crossing], unit: str = "step", *,
-    paired: bool = True, reselected: bool = False,
+    paired: bool = True, reselected: int = 0,
 ) -> Effect:  # fmt: skip
     """How many times sooner the variant b reaches the target than the baseline a: ratio a / b, or why there is none.
 

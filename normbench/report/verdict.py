@@ -9,7 +9,7 @@ import pandas as pd
 from normbench.report import sentence
 from normbench.report.planning import FEWEST, LEVEL
 from normbench.report.pvalue import holm
-from normbench.report.selection import Selection, reselected
+from normbench.report.selection import HOW, Selection, noun
 from normbench.report.state import OF_TIMES, Flag, State, Subject, default_margin, gains, lowered, state_of
 from normbench.report.stats import Effect
 from normbench.report.target import COARSE
@@ -66,7 +66,7 @@ def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
         )
     if "same seeds" in (baseline.how, variant.how):
         flags[Flag.SAME_SEEDS] = "keep some seeds for the report alone"
-    if reselected(baseline, variant):
+    if any(s.how == "leave-one-seed-out" and s.unstable for s in (baseline, variant)):
         settings = [f"{name}: {len(s.counts)} settings" for name, s in (("baseline", baseline), ("variant", variant))]
         flags[Flag.UNSTABLE_CHOICE] = f"{', '.join(settings)}; confirm on fresh seeds"
     return flags
@@ -83,12 +83,8 @@ def tuning_words(baseline: Selection, variant: Selection) -> str:
     a, b = baseline.n_finished, variant.n_finished
     if a == b == 1:
         return "each at one setting, not tuned"
-    what = "learning rates" if baseline.tune == variant.tune == ("lr",) else "settings"
-    how = {
-        "leave-one-seed-out": "for each seed the best on the other seeds", "tune/confirm": "chosen on other seeds",
-        "same seeds": "chosen on the same seeds", "one setting": "",
-    }  # fmt: skip
-    ways = " and ".join(dict.fromkeys(text for s in (baseline, variant) if (text := how[s.how])))
+    what = noun((*baseline.tune, *variant.tune))
+    ways = " and ".join(dict.fromkeys(text for s in (baseline, variant) if (text := HOW[s.how])))
     counts = f"each at its best of {a} {what}" if a == b else f"at the best of {a} and of {b} {what}"
     return f"{counts} ({ways})"
 

@@ -10,14 +10,11 @@ from normbench.report import captions, facets, tables
 from normbench.report.figures import NotDrawn
 from normbench.report.figures._sheet import Sheet, fitted, legend, legend_height, note, sheet_width
 from normbench.report.planning import FEWEST
+from normbench.report.selection import HOW, noun
 from normbench.report.study import Arm, Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
 UNITS = {"step": "Optimizer steps", "examples": "Training examples", "train_s": "Seconds of training"}
-HOW = {
-    "leave-one-seed-out": "for each seed the best on the other seeds",
-    "same seeds": "chosen on the very seeds that are shown, which flatters it",
-}  # fmt: skip
 STRIP = 0.11  # inches; a line of the numbers above a panel
 Group = tuple[str, list[tuple[str, list[Arm]]]]  # title of a panel, and the norm of each of its lines with its arms
 
@@ -99,16 +96,16 @@ def scope(study: Study, arms: Iterable[Arm]) -> str:
 
 
 def tuning(study: Study, arms: Iterable[Arm], what: str = "Each setting") -> str:
-    """At which learning rate each arm is shown, and on which seeds; "" where nothing is shown."""
+    """At which setting each arm is shown, and on which seeds it was chosen; "" where nothing is shown."""
     chosen = [arm.selection for arm in arms if arm.selection]
     if not chosen:
         return ""
     if {s.n_settings for s in chosen} == {1}:
-        return f"{what} at its one learning rate, not tuned."
+        return f"{what} at its one {noun(study.options.tuned)[:-1]}, not tuned."
     how = HOW | {"tune/confirm": f"chosen on {seeds(study.options.tune_seeds or ())}"}
-    ways = " or ".join(dict.fromkeys(how[s.how] for s in chosen if s.how in how))
-    n = counted(s.n_settings for s in chosen)
-    return f"{what} at its own best of {n} learning rates by final validation accuracy ({ways})."
+    ways = " or ".join(dict.fromkeys(text for s in chosen if (text := how[s.how])))
+    n = counted(s.n_finished for s in chosen)
+    return f"{what} at its own best of {n} {noun(study.options.tuned)} by final validation accuracy ({ways})."
 
 
 def seeds(numbers: Iterable[int]) -> str:

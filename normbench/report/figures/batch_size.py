@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from normbench.report import panels, stats
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
+from normbench.report.paper import rate_text
 from normbench.report.planning import FEWEST
 from normbench.report.study import Arm, Study
 from normbench.report.style import RC, mean_look, norm_looks
@@ -53,8 +54,7 @@ def _summary(arm: Arm) -> dict[str, Any]:
     made = stats.summary(
         "test_acc", values.values(), n_ok=len(values) - lost, n_images=int(arm.runs["n_test"].astype(int).iloc[0])
     )
-    chosen = [lr for (lr,) in arm.selection.counts] if arm.selection else []
-    return {**arm.setting, "lr": " ".join(f"{lr:g}" for lr in chosen), **made}
+    return {**arm.setting, "lr": rate_text(arm), **made}
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

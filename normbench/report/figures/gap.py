@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from normbench.report import multiples, panels, reported
 from normbench.report.captions import scope
 from normbench.report.facets import Line, Row
-from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures.curves import line_names
 from normbench.report.sheet import page_names
 from normbench.report.study import Study
@@ -78,7 +78,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         f"Thin lines: single seeds ({n} a setting); thick lines: their mean. No smoothing."
         if n != "1 seed"
         else "Each line is a single run, of one seed. No smoothing.",
-        reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
+        _arms.tuning(study, [arm for arm in study.arms if ids & set(arm.reported.values())], "Each"),
         scope(own),
         reported.crosses(own),
         reported.left_out(study),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from normbench.report import multiples, panels, reported
 from normbench.report.captions import scope
 from normbench.report.facets import Line, Row
-from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures.curves import line_names
 from normbench.report.sheet import page_names
 from normbench.report.study import Study
@@ -128,7 +128,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         "Dots: their maximum.",
         f"Dashed: the bound, {', '.join(map(cell_text, bounds))}." if bounds else "",
         f"The bound of {' and '.join(f'clip={rule}' for rule in other)} is not one of this norm." if other else "",
-        reported.words([arm for arm in study.arms if ids & set(arm.reported.values())]),
+        _arms.tuning(study, [arm for arm in study.arms if ids & set(arm.reported.values())], "Each"),
         scope(own),
         reported.crosses(own),
         reported.left_out(study),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from normbench.report import reported, stats
 from normbench.report.captions import scope
-from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.heatmap import Cell, Heatmap, blocks, shade, words
 from normbench.report.sheet import Block, flow, page_names
 from normbench.report.study import Arm, Study
@@ -109,7 +109,7 @@ def _caption(study: Study, own: pd.DataFrame, spans: Sequence[tuple[float, float
         f"Test accuracy in percent, read once after the last step: mean ± standard deviation over "
         f"{reported.seeds(own['n'].tolist())} ({'no ± with one; ' if single else ''}n - 1 in the denominator) of each "
         "norm (rows) with each optimizer or clipping rule (columns).",
-        reported.words(arms),
+        _arms.tuning(study, arms, "Each"),
         scope(runs),
         f"Colour: the mean, dark low, bright high, from {100 * low:.1f} to {100 * high:.1f}."
         if len(spans) == 1

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from normbench.report import panels, stats
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
-from normbench.report.selection import scored_loss
-from normbench.report.study import LR, Arm, Study
+from normbench.report.selection import LR, scored_loss
+from normbench.report.study import Arm, Study
 from normbench.report.style import RC, mean_look, norm_looks
 
 HEIGHT, FOOT, LEFT = 1.7, 0.4, 0.42  # inches, around a panel
@@ -30,8 +30,10 @@ def draw(study: Study) -> list[Drawn]:
     """A panel for each optimizer (and what else varies), a line a norm.
 
     Raises:
-        NotDrawn: no arm has FEWEST_RATES learning rates.
+        NotDrawn: no arm has FEWEST_RATES learning rates, or something else is tuned, too.
     """
+    if others := [key for key in study.options.tuned if key != LR]:
+        raise NotDrawn(f"needs the learning rate alone to be tuned, found {', '.join(others)}, too; see search")
     most = max((len(_rates(arm)) for arm in study.arms), default=0)
     if most < FEWEST_RATES:
         raise NotDrawn(f"needs >={FEWEST_RATES} learning rates, found {most}")
@@ -166,7 +168,7 @@ def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, lef
     if (every["reported"] & _not_best(every)).any() and every["best_lr"].any():
         parts.append("Open stars: rates that are reported for some seeds, each chosen on the other seeds.")
     if every["at_edge"].any():
-        wider = sorted({f"optimizer.{edge.wider}" for arm in arms if arm.selection for edge in arm.selection.edges})
+        wider = sorted({edge.wider for arm in arms if arm.selection for edge in arm.selection.edges})
         parts.append(
             "Rings: the smallest or largest rate tried was chosen, better ones may lie beyond; also try "
             f"{' and '.join(wider)}."
