@@ -49,12 +49,13 @@ class Range:
 @dataclass(frozen=True)
 class Arm:
     """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it; values: what
-    was tuned among these values alone.
+    was tuned among these values alone. like: the run_id that it has untuned, for all that was not typed.
     """
 
     choices: Mapping[str, str]
     ranges: tuple[Range, ...]
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    like: str = ""
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -122,4 +123,4 @@ def _plan(data: dict[str, Any]) -> Plan:
 
 def _arm(data: dict[str, Any]) -> Arm:
     values = {key: tuple(listed) for key, listed in data.get("values", {}).items()}
-    return Arm(dict(data["choices"]), tuple(Range(**part) for part in data["ranges"]), values)
+    return Arm(dict(data["choices"]), tuple(Range(**part) for part in data["ranges"]), values, data.get("like", ""))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normbench.compare import space
-from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check, unknown_key
+from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check, run_id, unknown_key
 from normbench.plan import Arm, Plan
 from normbench.sweep import jobs
 from normbench.sweep.loading import ConfigLoader
@@ -72,9 +72,19 @@ def _refuse_swept_places(planned: Sequence[jobs.Job]) -> None:
 
 
 def _choices(job: jobs.Job) -> dict[str, str]:
-    """What was typed for this arm, without what does not change the runs."""
-    pairs = [text.partition("=")[::2] for text in job.overrides]
-    return {key.lstrip("+"): value for key, value in pairs if key.lstrip("+") not in NOT_IDENTITY}
+    """What was typed for this arm, as its runs have it; without what does not change them."""
+    settings: Any = job.config.to_dict()
+    found = {}
+    for text in job.overrides:
+        typed, _, value = text.partition("=")
+        key = typed.lstrip("+~")
+        group, _, name = key.partition(".")
+        if key in GROUPS:
+            found[key] = str(settings[key]["name"])
+        elif group in settings and key not in NOT_IDENTITY:
+            held = settings[group].get(name) if name else settings[group]
+            found[key] = value if held is None else str(held)
+    return found
 
 
 def _name(choices: Mapping[str, str], varied: Sequence[str]) -> str:
@@ -103,7 +113,7 @@ def _arm(job: jobs.Job, choices: dict[str, str], tune: Mapping[str, str]) -> tup
         elif found is not None:
             ranges.append(found)
             whole[key] = isinstance(default, int)
-    arm = Arm(choices, tuple(ranges), values)
+    arm = Arm(choices, tuple(ranges), values, run_id(replace(job.config, seed=0)))
     _refuse_ends(job, arm)
     return arm, whole
 
@@ -155,6 +165,8 @@ def differences(before: Plan, now: Plan) -> list[str]:
         if words[0] != words[1]:
             found.append(f"it tuned {words[0]}, now {words[1]}")
             break
+    if not found and {arm.like for arm in before.arms} != {arm.like for arm in now.arms}:
+        found.append("its runs had other settings, which are not typed now, or were made by another normbench")
     for key in ("search", "search_seed", "trials", "zoom", "halving"):
         if getattr(before, key) != getattr(now, key):
             found.append(f"it had {key}={getattr(before, key)}, now {key}={getattr(now, key)}")

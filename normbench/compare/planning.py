@@ -11,7 +11,7 @@ from normbench import records
 from normbench.compare import arms, budget, rounds, search, space
 from normbench.compare.arms import Contender
 from normbench.compare.asked import FIRST_TUNE_SEED, Asked
-from normbench.config import ConfigError
+from normbench.config import ConfigError, run_id
 from normbench.plan import Plan
 from normbench.sweep import jobs, pool, session
 from normbench.words import several
@@ -160,7 +160,9 @@ def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) 
 def with_epochs(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
     """As if epochs had been typed."""
     return [
-        replace(c, arm=replace(c.arm, choices={**c.arm.choices, "epochs": str(epochs)}), config=config)
+        replace(
+            c, arm=replace(c.arm, choices={**c.arm.choices, "epochs": str(epochs)}, like=run_id(config)), config=config
+        )
         for c in contenders
         for config in [replace(c.config, epochs=epochs)]
     ]
