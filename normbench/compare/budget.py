@@ -13,6 +13,7 @@ from normbench.words import duration
 SHARE = 0.85  # of the time that is planned for: a run takes longer beside others than alone
 REPORT_S = 15.0  # kept for the report
 START_S = 4.0  # of the processes
+FEW = 8
 # from the least that gives an interval to what few have time for: trials, tune_seeds, seeds. Seeds first: without them
 # there is no verdict; then trials; a second tune seed as soon as there are 8, so that luck alone chooses less often
 LADDER = (
@@ -106,7 +107,9 @@ def _at(plan: Plan, step: tuple[int, int, int], given: frozenset[str]) -> Plan:
     trials, tune_seeds, seeds = step
     changes: dict[str, Any] = {}
     if "trials" not in given and plan.tuned:
-        changes["trials"] = max(trials, plan.zoom + 1)
+        # so few are better spent in one round: docs/fair-comparison.md
+        changes["zoom"] = 0 if trials < FEW and "zoom" not in given else plan.zoom
+        changes["trials"] = max(trials, changes["zoom"] + 1)
     if "tune_seeds" not in given and plan.tuned:
         changes["tune_seeds"] = plan.tune_seeds[:1] and tuple(plan.tune_seeds[0] + i for i in range(tune_seeds))
     if "seeds" not in given:

@@ -61,7 +61,7 @@ def made(
         search_seed=wanted.search_seed, halving=wanted.halving,
     )  # fmt: skip
     if before is not None:
-        names = ("trials", "tune_seeds", "seeds") if wanted.budget_s is not None else ("seeds",)
+        names = ("trials", "zoom", "tune_seeds", "seeds") if wanted.budget_s is not None else ("seeds",)
         plan = replace(plan, **{name: getattr(before, name) for name in names if name not in wanted.given})
     if wanted.search == "grid" and "zoom" not in wanted.given:
         plan = replace(plan, zoom=0)
@@ -148,10 +148,12 @@ def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) 
     """The plan that fits into the time, its arms, and the seconds that are predicted."""
     assert wanted.budget_s is not None
     typed = {"epochs"} if any("epochs" in contender.arm.choices for contender in contenders) else set()
+    if wanted.search == "grid" or not any(arm.ranges for arm in plan.arms):
+        typed |= {"trials"}  # not any number of them will do
     epochs, too = contenders[0].config.epochs, extra(contenders)
     each = budget.costs(contenders, count)
     plan, length = budget.fitting(plan, each, epochs, too, count, wanted.budget_s, wanted.given | typed)
-    if not typed:
+    if "epochs" not in typed:
         contenders = with_epochs(contenders, length)
         plan = replace(plan, arms=tuple(contender.arm for contender in contenders))
     return contenders, plan, budget.seconds(plan, each, length, too, count)
