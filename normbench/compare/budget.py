@@ -11,7 +11,7 @@ from normbench.plan import Plan
 from normbench.words import duration
 
 SHARE = 0.85  # of the time that is planned for: a run takes longer beside others than alone
-REPORT_S = 15.0  # kept for the report
+REPORT_S = 20.0  # kept for the report
 START_S = 4.0  # of the processes
 FEW = 8
 # from the least that gives an interval to what few have time for: trials, tune_seeds, seeds. Seeds first: without them

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 
 __all__ = ["ConfigLoader", "opened"]
@@ -19,7 +20,8 @@ def opened(config_dir: Path | None) -> Iterator[ConfigLoader]:
     """With the choices of conf/, those of a folder of one's own, and classes found where the command is started."""
     places = create_config_search_path("pkg://normbench.conf")
     if config_dir is not None:
-        places.append("command-line", f"file://{config_dir.absolute()}")
+        schema = SearchPathQuery(provider="schema")  # which must stay the last
+        places.prepend("command-line", f"file://{config_dir.absolute()}", anchor=schema)
     before = list(sys.path)
     sys.path.append(os.getcwd())
     GlobalHydra.instance().clear()
