@@ -47,13 +47,11 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
         if arm.best is None:
             lines.append(f"{name}  nothing: {arm.why}; it is not confirmed, and there is no verdict on it")
             continue
-        counts = (
-            f"of {len(arm.tried)} trials"
-            if arm.finished == len(arm.tried)
-            else (f"of {arm.finished} finished of {len(arm.tried)} trials")
-        )
+        short = "trained to the end" if plan.halving else "finished"
+        counts = f"{len(arm.tried)} trials"
+        counts = counts if arm.finished == len(arm.tried) else f"{arm.finished} {short} of {counts}"
         words = arm.contender.words(arm.best)
-        lines.append(f"{name}  {words}, best {counts}, validation accuracy {arm.mean():.4f} over seeds {seeds}")
+        lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over seeds {seeds}")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ def per_round(trials: int, zoom: int) -> list[int]:
     return [each + left, *[each] * zoom]
 
 
-def points(plan: Plan, number: int, dims: int) -> Iterator[np.ndarray]:
+def points(plan: Plan, number: int, dims: int) -> Iterator[Sequence[float]]:
     """Points of [0, 1)^dims for round `number`, without end.
 
     quasirandom: Halton's sequence, shifted by a random vector modulo 1 (Cranley & Patterson 1976): even for any
@@ -33,12 +33,12 @@ def points(plan: Plan, number: int, dims: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng([plan.search_seed, number])
     if plan.search == "random":
         while True:
-            yield rng.random(dims)
+            yield rng.random(dims).tolist()
     from scipy.stats import qmc  # half a second
 
     shift, sequence = rng.random(dims), qmc.Halton(dims, scramble=False)
     while True:
-        yield from (sequence.random(64) + shift) % 1
+        yield from ((sequence.random(64) + shift) % 1).tolist()
 
 
 def trials(
