@@ -267,7 +267,7 @@ def complete(args: Sequence[str]) -> int:
         if rest is None:
             print(" ".join(name for name in COMMANDS if name.startswith(command)))
             return 0
-        if command != "train":
+        if command not in ("train", "compare"):
             return 0
         os.environ["COMP_LINE"] = "normbench" + rest
     _main()
