@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from normbench import plan as plans
 from normbench.app import register_plugins
 from normbench.cli import main
-from normbench.compare import arms, asked, budget, ending, planning, rounds, search, space
+from normbench.compare import arms, asked, budget, ending, planning, rounds, search, space, telling
 from normbench.config import ConfigError, run_id
 from normbench.plan import Arm, Plan, Range
 from normbench.report import stats
@@ -179,7 +179,7 @@ def test_halving_trains_a_third_on_the_same_for_every_arm(contenders):
     assert [{config.stop_epoch for config in configs} for _, configs in surface.asked] == [{1}, {3}, {None}]
     everything = rounds.tune(made, replace(plan, halving=0), Surface(noise=0))
     assert [one.best for one in found] == [one.best for one in everything]
-    assert "21 epochs instead of 81 for each tune seed" in planning._with_words(made, plan).more[0]
+    assert "21 epochs instead of 81 for each tune seed" in telling.with_words(made, plan).more[0]
 
 
 def test_what_is_ahead_is_the_mean_and_of_equal_ones_the_smaller():

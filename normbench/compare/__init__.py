@@ -72,7 +72,7 @@ def _command(args: Sequence[str]) -> str:
 
 def _compare(args: Sequence[str]) -> int:
     from normbench import app, plan, run
-    from normbench.compare import arms, asked, budget, ending, planning
+    from normbench.compare import arms, asked, budget, ending, planning, telling
     from normbench.compare.launch import Launch
     from normbench.sweep import loading
     from normbench.words import duration
@@ -89,7 +89,7 @@ def _compare(args: Sequence[str]) -> int:
     count = planning.workers(wanted, contenders)
     contenders, made, predicted = planning.made(wanted, contenders, before, _command(args), count)
     planning.refuse_other(before, made, folder, args)
-    print(planning.told(contenders, made))
+    print(telling.told(contenders, made))
     for contender, reason in lost:
         print(f"  impossible: {contender.name}: {reason}")
     if wanted.dry_run:

@@ -20,8 +20,6 @@ class Launch:
     workers: int
     timeout_s: float | None = None
     until: float | None = None
-    done: int = 0
-    trained: int = 0
     problems: dict[Path, str] = field(default_factory=dict)
     slots: pool.Workers | None = None
 
@@ -47,7 +45,6 @@ class Launch:
             raise pool.TimeUp
         if todo:
             ended |= {c.folder: result for c, result in zip(todo, self._train(todo), strict=True)}
-        self.done += len(unique)
         for config in todo:
             self._note(config, ended)
         return [_score(config, ended[config.folder]) for config in configs]
@@ -71,8 +68,6 @@ class Launch:
             if result.disk_is_full:
                 print(f"normbench: {self.problems[folder]}", flush=True)
                 raise SweepFailed
-        else:
-            self.trained += 1
 
 
 def _score(config: RunConfig, result: pool.Result | None) -> float | None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from normbench import plan as plans
 from normbench import records
-from normbench.compare import arms, budget, rounds, search, space
+from normbench.compare import arms, budget, rounds, search, telling
 from normbench.compare.arms import Contender
 from normbench.compare.asked import FIRST_TUNE_SEED, Asked
 from normbench.config import ConfigError, run_id
 from normbench.plan import Plan
 from normbench.sweep import jobs, pool, session
-from normbench.words import several
 
 
 def possible(contenders: Sequence[Contender]) -> tuple[list[Contender], list[tuple[Contender, str]]]:
@@ -71,7 +70,7 @@ def made(
     if plan.tuned:
         for contender in contenders:  # what can't be drawn is refused before anything runs
             search.trials(contender.arm, plan, 0, {}, (), contender.whole)
-    return contenders, _with_words(contenders, plan), predicted
+    return contenders, telling.with_words(contenders, plan), predicted
 
 
 def _as_long(contenders: list[Contender], before: Plan) -> list[Contender]:
@@ -134,14 +133,7 @@ def workers(wanted: Asked, contenders: Sequence[Contender]) -> int:
 def timed(contenders: Sequence[Contender], plan: Plan, count: int) -> float:
     """Seconds that the whole comparison takes, about."""
     each = budget.costs(contenders, count)
-    return budget.seconds(plan, each, contenders[0].config.epochs, extra(contenders), count)
-
-
-def extra(contenders: Sequence[Contender]) -> list[bool]:
-    """Whether an arm will be trained at its baseline's learning rate, too, as far as that is known beforehand."""
-    fake = [rounds.Tuned(c, best=tuple(range(i, i + len(c.arm.tuned)))) for i, c in enumerate(contenders)]
-    too = [contender for contender, _ in rounds.at_the_baselines(fake)]
-    return [any(contender is other for other in too) for contender in contenders]
+    return budget.seconds(plan, each, contenders[0].config.epochs, rounds.extra(contenders), count)
 
 
 def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) -> tuple[list[Contender], Plan, float]:
@@ -150,7 +142,7 @@ def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) 
     typed = {"epochs"} if any("epochs" in contender.arm.choices for contender in contenders) else set()
     if wanted.search == "grid" or not any(arm.ranges for arm in plan.arms):
         typed |= {"trials"}  # not any number of them will do
-    epochs, too = contenders[0].config.epochs, extra(contenders)
+    epochs, too = contenders[0].config.epochs, rounds.extra(contenders)
     each = budget.costs(contenders, count)
     plan, length = budget.fitting(plan, each, epochs, too, count, wanted.budget_s, wanted.given | typed)
     if "epochs" not in typed:
@@ -171,54 +163,5 @@ def with_epochs(contenders: Sequence[Contender], epochs: int) -> list[Contender]
 
 
 def refuse_many(wanted: Asked, contenders: Sequence[Contender], plan: Plan) -> None:
-    if not wanted.yes and (count := runs(contenders, plan)) > session.MOST:
+    if not wanted.yes and (count := telling.runs(contenders, plan)) > session.MOST:
         raise ConfigError(f"{count:,} runs; {session.HOW}")
-
-
-# --------------------------------------------------------------------------------------------------------------- words
-
-
-def runs(contenders: Sequence[Contender], plan: Plan) -> int:
-    """How many at most."""
-    tuning = len(contenders) * plan.trials * len(plan.tune_seeds)
-    return tuning + (len(contenders) + sum(extra(contenders))) * len(plan.seeds)
-
-
-def told(contenders: Sequence[Contender], plan: Plan) -> str:
-    """The plan for the terminal."""
-    lines = [f"{several(len(contenders), 'arm')}, at most {several(runs(contenders, plan), 'run')}:"]
-    width = max(len(contender.name) for contender in contenders)
-    lines += [f"  {c.name:<{width}}  tuned: {space.in_words(c.arm)}" for c in contenders]
-    if plan.tuned:
-        counts = " + ".join(map(str, search.per_round(plan.trials, plan.zoom)))
-        narrower = f", after the first in 1/{search.SHRINK} of the ranges round the best" if plan.zoom else ""
-        lines.append(
-            f"each: {several(plan.trials, f'{plan.search} trial')} ({counts}{narrower}), "
-            f"chosen by the mean validation accuracy at the end over seeds {', '.join(map(str, plan.tune_seeds))}"
-        )
-    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {_epochs(contenders)} a run")
-    return "\n".join([*lines, *plan.more])
-
-
-def _epochs(contenders: Sequence[Contender]) -> str:
-    counts = sorted({contender.config.epochs for contender in contenders})
-    return " or ".join([*map(str, counts[:-1]), several(counts[-1], "epoch")])
-
-
-def _with_words(contenders: Sequence[Contender], plan: Plan) -> Plan:
-    """With what successive halving does, for the report."""
-    if not plan.halving:
-        return plan
-    epochs = contenders[0].config.epochs
-    looks = search.halvings(epochs, plan.halving)
-    full = each = 0
-    for count in search.per_round(plan.trials, plan.zoom):
-        keep = search.kept(count, plan.halving, len(looks))
-        full += count * epochs
-        each += sum((end - begin) * alive for begin, end, alive in zip([0, *looks], looks, keep, strict=False))
-    more = (
-        f"successive halving: of every {plan.halving} settings one is trained on after epoch "
-        f"{' and '.join(map(str, looks[:-1]))}, in every arm alike: {each} epochs instead of {full} for each tune "
-        "seed; a setting that learns slowly at first may be lost"
-    )
-    return replace(plan, more=(more,))

@@ -169,3 +169,10 @@ def contrasts(found: Sequence[Tuned]) -> list[tuple[Tuned, Tuned]]:
 
 def _apart_from(key: str, choices: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in choices.items() if k != key and not k.startswith(f"{key}.")}
+
+
+def extra(contenders: Sequence[Contender]) -> list[bool]:
+    """Whether an arm will be trained at its baseline's learning rate, too, as far as that is known beforehand."""
+    fake = [Tuned(c, best=tuple(range(i, i + len(c.arm.tuned)))) for i, c in enumerate(contenders)]
+    too = [contender for contender, _ in at_the_baselines(fake)]
+    return [any(contender is other for other in too) for contender in contenders]
