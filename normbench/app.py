@@ -137,7 +137,7 @@ def train(args: Sequence[str]) -> int:
     try:
         arranged = typed.arrange(args)
     except Exception as error:
-        return _explain(error, full_error)
+        return explain(error, full_error)
     with _for_this_call(["normbench train", *arranged]):
         return _call_hydra(full_error)
 
@@ -159,7 +159,7 @@ def _for_this_call(argv: list[str]) -> Iterator[None]:
 
 
 def _call_hydra(full_error: bool) -> int:
-    _warnings_to_terminal()
+    warnings_to_terminal()
     try:
         register_plugins()
         _main()
@@ -172,17 +172,17 @@ def _call_hydra(full_error: bool) -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
     except Stop as stop:
-        return _explain(stop.error, full_error)
+        return explain(stop.error, full_error)
     except OSError as error:
         if error.errno and error.filename is None:  # of our own output: cli.main knows what to say
             raise
-        return _explain(error, full_error, otherwise=2)
+        return explain(error, full_error, otherwise=2)
     except Exception as error:  # Hydra's own, about what was typed: ours travel in a Stop
-        return _explain(error, full_error, otherwise=2)
+        return explain(error, full_error, otherwise=2)
     return 0
 
 
-def _explain(error: Exception, full_error: bool, otherwise: int | None = None) -> int:
+def explain(error: Exception, full_error: bool, otherwise: int | None = None) -> int:
     code = exit_code(error) or otherwise
     if code is None or full_error:
         raise error
@@ -250,7 +250,7 @@ class _TerminalHandler(logging.Handler):
         tqdm.write(f"normbench: {record.getMessage()}", file=sys.stderr)
 
 
-def _warnings_to_terminal() -> None:
+def warnings_to_terminal() -> None:
     log = logging.getLogger("normbench")
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _TerminalHandler) for handler in log.handlers):
@@ -267,7 +267,7 @@ def complete(args: Sequence[str]) -> int:
         if rest is None:
             print(" ".join(name for name in COMMANDS if name.startswith(command)))
             return 0
-        if command != "train":
+        if command not in ("train", "compare"):
             return 0
         os.environ["COMP_LINE"] = "normbench" + rest
     _main()

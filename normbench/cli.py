@@ -8,6 +8,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train one network, or a sweep with -m",
     "report": "figures and tables from the runs in a folder",
+    "compare": "every choice tuned with the same budget, then confirmed on fresh seeds",
     "reproduce": "a claim of the documents, tested: normbench reproduce --list",
     "export": "the runs as TensorBoard's event files",
     "evaluate": "a finished run's network, evaluated with other statistics",
@@ -85,6 +86,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import app
 
         return app.train(args[1:])
+    if command == "compare":
+        from normbench import compare
+
+        return compare.main(args[1:])
     if command == "report":
         from normbench import report
 

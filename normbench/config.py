@@ -148,6 +148,7 @@ def load(
     Raises:
         ConfigError: unknown or missing keys, wrong types, numbers that are not finite or out of range.
     """
+    cfg = without_ranges(cfg)
     _refuse_unknown(cfg)
     _refuse_variables(OmegaConf.to_container(cfg, resolve=False))
     typed = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
@@ -166,6 +167,32 @@ def load(
     for group in GROUPS:
         _name_part(group, getattr(config, group), choices.get(group), set(typed))
     return config
+
+
+def ranges(cfg: DictConfig) -> dict[str, str]:
+    """Where the chosen files would have their settings tuned: `optimizer.lr` -> `log(1e-5,0.1)`."""
+    found = {group: part.tune.items() for group, part in _with_ranges(cfg)}
+    return {f"{group}.{key}": str(text) for group, tune in found.items() for key, text in tune}
+
+
+def without_ranges(cfg: DictConfig) -> DictConfig:
+    """The config of a run: how its settings would be tuned is no part of it."""
+    groups = [group for group, _ in _with_ranges(cfg)]
+    if groups:
+        cfg = cfg.copy()
+        OmegaConf.set_struct(cfg, False)
+        for group in groups:
+            del cfg[group]["tune"]
+    return cfg
+
+
+def _with_ranges(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
+    found = []
+    for group in GROUPS:
+        part = cfg._get_node(group, validate_access=False)
+        if isinstance(part, DictConfig) and OmegaConf.is_dict(part._get_node("tune", validate_access=False)):
+            found.append((group, part))
+    return found
 
 
 def _refuse_unknown(cfg: DictConfig) -> None:

@@ -12,7 +12,10 @@ from hydra.utils import instantiate
 from normbench.config import ConfigError, RunConfig, unknown_key
 from normbench.dataset import DataError
 
-OURS = {"dataset": ("train_size",), "optimizer": ("decay_norm_and_bias",)}  # keys that the class gets only if it asks
+OURS = {
+    "dataset": ("train_size",),
+    "optimizer": ("decay_norm_and_bias", "tune"),
+}  # keys that the class gets only if it asks
 
 
 def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) -> Any:

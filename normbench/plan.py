@@ -6,7 +6,7 @@ It says what the runs alone do not: what was tuned and in which range, and which
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,26 @@ class Range:
 
 @dataclass(frozen=True)
 class Arm:
-    """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it."""
+    """choices: what was typed for it, as {"norm": "bn", "optimizer": "sgd"}. ranges: what was tuned in it; values: what
+    was tuned among these values alone. like: the run_id that it has untuned, for all that was not typed.
+    """
 
     choices: Mapping[str, str]
     ranges: tuple[Range, ...]
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    like: str = ""
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        return (*(part.key for part in self.ranges), *self.values)
 
 
 @dataclass(frozen=True)
 class Plan:
     """command: what was typed. trials: settings that each arm is given, over all rounds: one over the whole ranges and
-    `zoom` in narrower ones. tune_seeds choose the setting, seeds are reported. more: what else is worth telling, as
-    words.
+    `zoom` in narrower ones, drawn from search_seed. tune_seeds choose the setting, seeds are reported. more: what else
+    is worth telling, as words. halving: 0, or that of each `halving` settings one is trained on, at each of the epochs
+    where a search that halves looks.
     """
 
     command: str
@@ -69,15 +78,17 @@ class Plan:
     tune_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     more: tuple[str, ...] = ()
+    search_seed: int = 0
+    halving: int = 0
 
     @property
     def tuned(self) -> tuple[str, ...]:
         """Every setting that is tuned in some arm, the first arm's first."""
-        keys: dict[str, None] = {span.key: None for arm in self.arms for span in arm.ranges}
-        return tuple(keys)
+        return tuple(dict.fromkeys(key for arm in self.arms for key in arm.tuned))
 
 
 def write(folder: Path, plan: Plan) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     data = {"format_version": VERSION} | asdict(plan)
     records.write(folder / FILE, (json.dumps(data, indent=1) + "\n").encode())
 
@@ -104,7 +115,12 @@ def read(folder: Path) -> Plan | None:
 
 
 def _plan(data: dict[str, Any]) -> Plan:
-    arms = tuple(Arm(dict(arm["choices"]), tuple(Range(**part) for part in arm["ranges"])) for arm in data["arms"])
+    arms = tuple(_arm(arm) for arm in data["arms"])
     lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
     full: dict[str, Any] = data | {"arms": arms} | lists
     return Plan(**full)
+
+
+def _arm(data: dict[str, Any]) -> Arm:
+    values = {key: tuple(listed) for key, listed in data.get("values", {}).items()}
+    return Arm(dict(data["choices"]), tuple(Range(**part) for part in data["ranges"]), values, data.get("like", ""))

@@ -214,6 +214,18 @@ def test_only_the_shell_and_the_wiring_import_hydra():
     assert {user for user in users if not user.startswith("normbench/sweep/")} == allowed
 
 
+def test_a_comparison_is_known_to_the_command_line_alone_and_knows_no_torch():
+    """It composes configs, calls the sweep's pool and the report, nothing deeper; nothing below knows of it."""
+    inside = [path for path in MODULES if path.parent.name == "compare"]
+    assert len(inside) > 5
+    below = [path for path in MODULES if path not in inside]
+    assert [relative(p) for p in below if "normbench.compare" in imported(p)] == ["normbench/cli.py"]
+    found = {module for path in inside for module in imported(path)}
+    assert not packages(found) & {"torch", "torchvision", "hydra", "omegaconf"}
+    deeper = {"normbench.train", "normbench.assembly", "normbench.parts", "normbench.checkpoint", "normbench.resident"}
+    assert not ours(found) & deeper
+
+
 def test_torchvision_is_imported_in_one_place():
     assert [relative(p) for p in MODULES if "torchvision" in packages(imported(p))] == ["normbench/_torchvision.py"]
 

@@ -7,7 +7,7 @@ share all but the seed.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,32 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench.config import GROUPS, NOT_IDENTITY, ConfigError, RunConfig, check, keys_of, load, unknown_key
+from normbench.config import (
+    GROUPS,
+    NOT_IDENTITY,
+    ConfigError,
+    RunConfig,
+    check,
+    keys_of,
+    load,
+    ranges,
+    unknown_key,
+    without_ranges,
+)
 
 CONFIG_NAME = "train"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: what to hand to a launcher, and the config that it makes."""
+    """One run of a sweep: what to hand to a launcher, and the config that it makes.
+
+    tune: where the files of its choices would have settings tuned, `optimizer.lr` -> `log(1e-5,0.1)`.
+    """
 
     overrides: tuple[str, ...]
     config: RunConfig
+    tune: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -149,6 +164,7 @@ class _Composer:
         self.loader = loader
         self.groups = set(loader.list_groups(""))
         self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], bool]] = {}
+        self.tune: dict[tuple[str, ...], dict[str, str]] = {}
         self.bases: dict[tuple[str, ...], Job] = {}
         self.with_effect: set[str] = set()
         self.without_effect: dict[str, list[str]] = {}  # key: the keys that are there in its place
@@ -169,14 +185,15 @@ class _Composer:
             check(config, defaults)
         except ConfigError:
             return self._loaded(overrides, choosing, defaults, choices)  # tells of all that is wrong together
-        return Job(tuple(text for o in overrides if (text := _text(o)) in used), config)
+        return Job(tuple(text for o in overrides if (text := _text(o)) in used), config, base.tune)
 
     def _loaded(
         self, overrides: Sequence[Override], choosing: Sequence[Override], defaults: DictConfig, choices: dict[str, str]
     ) -> Job:
         cfg = defaults.copy()
         used = [_text(o) for o in overrides if o in choosing or self._set(cfg, o)]
-        return Job(tuple(used), load(cfg, choices, used, defaults))
+        tune = self.tune[tuple(_text(o) for o in choosing)]
+        return Job(tuple(used), load(cfg, choices, used, defaults), tune)
 
     def refuse_without_effect(self) -> None:
         for key, keys_instead in self.without_effect.items():
@@ -194,6 +211,7 @@ class _Composer:
             choices: Any = OmegaConf.to_container(cfg.hydra.runtime.choices)
             with open_dict(cfg):
                 del cfg["hydra"]
+            self.tune[texts], cfg = ranges(cfg), without_ranges(cfg)
             self.composed[texts] = cfg, choices, "${" in str(cfg)
         return self.composed[texts]
 

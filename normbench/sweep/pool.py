@@ -36,6 +36,10 @@ class TooLong(RuntimeError):
     """A run took longer than it may."""
 
 
+class TimeUp(Exception):
+    """What was being trained has been stopped, and nothing more was begun."""
+
+
 class NotStarted(RuntimeError):
     """A run was never begun, since another one failed."""
 
@@ -52,6 +56,7 @@ def run_all(
     *,
     timeout_s: float | None = None,
     fail_fast: bool = False,
+    until: float | None = None,
     told: Callable[[int, Result], None] = lambda number, result: None,
     looked: Callable[[int, float | None], None] = lambda running, left_s: None,
 ) -> list[Result]:
@@ -66,11 +71,13 @@ def run_all(
         workers: processes, >= 1; or those that were started before, which then stay.
         timeout_s: a run that takes longer is stopped, and can go on later.
         fail_fast: after a failure nothing more is begun.
+        until: when all is stopped as by Ctrl-C, on the clock of time.monotonic.
         told: gets each result as it comes, with the number of its config.
         looked: gets now and then how many runs are being trained, and about how long all will take, if that is known.
 
     Raises:
         run.Interrupted, KeyboardInterrupt: by Ctrl-C, SIGTERM or SIGHUP, after all processes have ended.
+        TimeUp: at `until`, likewise.
     """
     results: list[Result] = [NotStarted("not started: another run failed before") for _ in configs]
     queue = _Queue(configs)
@@ -84,6 +91,8 @@ def run_all(
                 wait([w.future for w in slots if w.future], LOOK_S, FIRST_COMPLETED)
                 if signals:
                     raise _interrupted(slots, signals[0])
+                if until is not None and time.monotonic() >= until:
+                    raise TimeUp from _interrupted(slots, signal.SIGTERM)
                 for worker in slots:
                     if worker.busy and timeout_s is not None and worker.seconds > timeout_s:
                         worker.stop(TooLong(f"it took longer than timeout_s={timeout_s:g} s"))

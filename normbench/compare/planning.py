@@ -1,0 +1,167 @@
+"""From the command to the plan that is kept: arms that can be, trials that fit, what an earlier plan holds."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from normbench import plan as plans
+from normbench import records
+from normbench.compare import arms, budget, rounds, search, telling
+from normbench.compare.arms import Contender
+from normbench.compare.asked import FIRST_TUNE_SEED, Asked
+from normbench.config import ConfigError, run_id
+from normbench.plan import Plan
+from normbench.sweep import jobs, pool, session
+
+
+def possible(contenders: Sequence[Contender]) -> tuple[list[Contender], list[tuple[Contender, str]]]:
+    """Each arm built once; those that can be, and those that can't with the reason.
+
+    Raises:
+        ConfigError, DataError: an arm that is wrong, or fewer than two that can be.
+    """
+    named = {contender.config.folder: contender for contender in contenders}
+    work = session.Sorted(todo=[_job(contender) for contender in contenders])
+    session.check(work)
+    lost = [(named[job.config.folder], reason) for job, reason in work.impossible]
+    left = [contender for contender in contenders if all(contender is not gone for gone, _ in lost)]
+    if len(left) < 2:
+        raise ConfigError(f"only one arm is possible, {left[0].name}: {lost[0][0].name}: {lost[0][1]}")
+    return left, lost
+
+
+def _job(contender: Contender) -> jobs.Job:
+    words = [f"{key}={value}" for key, value in contender.arm.choices.items()]
+    return jobs.Job(tuple(words), contender.config)
+
+
+def kept(folder: Path) -> Plan | None:
+    """The plan of an earlier call. Raises ConfigError where there is something else in its place."""
+    try:
+        return plans.read(folder)
+    except records.Damaged as error:
+        raise ConfigError(f"{error}; move it away, or type another name=") from None
+
+
+def made(
+    wanted: Asked, contenders: list[Contender], before: Plan | None, command: str, count: int
+) -> tuple[list[Contender], Plan, float | None]:
+    """The arms, their plan, and where it was fitted into a time, the seconds that are predicted.
+
+    What the command leaves open is as it was planned before, or as it fits into its budget, or as is usual.
+    """
+    if before is not None and wanted.budget_s is not None:
+        contenders = _as_long(contenders, before)
+    plan = Plan(
+        command, tuple(contender.arm for contender in contenders), wanted.search, wanted.trials, wanted.zoom,
+        tuple(range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + wanted.tune_seeds)), tuple(range(wanted.seeds)),
+        search_seed=wanted.search_seed, halving=wanted.halving,
+    )  # fmt: skip
+    if before is not None:
+        names = ("trials", "zoom", "tune_seeds", "seeds") if wanted.budget_s is not None else ("seeds",)
+        plan = replace(plan, **{name: getattr(before, name) for name in names if name not in wanted.given})
+    if wanted.search == "grid" and "zoom" not in wanted.given:
+        plan = replace(plan, zoom=0)
+    plan, predicted = _fewer(plan, wanted.given), None
+    if before is None and wanted.budget_s is not None:
+        contenders, plan, predicted = _fitted(wanted, contenders, plan, count)
+    if plan.tuned:
+        for contender in contenders:  # what can't be drawn is refused before anything runs
+            search.trials(contender.arm, plan, 0, {}, (), contender.whole)
+    return contenders, telling.with_words(contenders, plan), predicted
+
+
+def _as_long(contenders: list[Contender], before: Plan) -> list[Contender]:
+    """With the epochs that an earlier call chose to fit into its budget."""
+    chosen = {arm.choices.get("epochs") for arm in before.arms}
+    typed = any("epochs" in contender.arm.choices for contender in contenders)
+    (epochs,) = chosen if len(chosen) == 1 else (None,)
+    return contenders if typed or epochs is None else with_epochs(contenders, int(epochs))
+
+
+def _fewer(plan: Plan, given: frozenset[str]) -> Plan:
+    """Trials where nothing, or nothing but listed values, is tuned."""
+    if not plan.tuned:
+        return replace(plan, trials=1, zoom=0, halving=0, tune_seeds=())
+    if bare := [arm for arm in plan.arms if not arm.tuned]:
+        words = " ".join(f"{key}={value}" for key, value in bare[0].choices.items())
+        raise ConfigError(
+            f"every arm gets the same number of trials, and {words} has nothing to tune; "
+            "give it a range with tune.KEY=RANGE, or take those of all arms away: tune.optimizer.lr=null"
+        )
+    if not any(arm.ranges for arm in plan.arms):
+        sizes = {math.prod(map(len, arm.values.values())) for arm in plan.arms}
+        plan = replace(plan, trials=plan.trials if "trials" in given else min(sizes))
+        plan = replace(plan, zoom=plan.zoom if "zoom" in given else 0)
+    if plan.trials <= plan.zoom:
+        raise ConfigError(
+            f"trials={plan.trials} can't be split over {plan.zoom + 1} rounds; "
+            f"type trials={4 * (plan.zoom + 1)} or zoom=0"
+        )
+    if plan.search == "grid" and plan.zoom:
+        raise ConfigError("search=grid has one round; type zoom=0, or search=quasirandom")
+    return plan
+
+
+def refuse_other(before: Plan | None, now: Plan, folder: Path, args: Sequence[str]) -> None:
+    """Raise ConfigError if the folder holds another comparison; only seeds may become more."""
+    if before is None:
+        return
+    others = arms.differences(before, now)
+    if others:
+        typed = [arg for arg in args if not arg.startswith("name=")]
+        raise ConfigError(
+            f"{folder} holds another comparison: {'; '.join(others)}; "
+            f"for this one type {shlex.join(['normbench', 'compare', *typed, f'name={folder.name}2'])}"
+        )
+    if len(now.seeds) < len(before.seeds):
+        raise ConfigError(
+            f"seeds={len(now.seeds)}: {folder} is planned with {len(before.seeds)} seeds, and seeds are never taken "
+            f"away; type seeds={len(before.seeds)}, or name={folder.name}2"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+
+
+def workers(wanted: Asked, contenders: Sequence[Contender]) -> int:
+    return wanted.workers or pool.default_workers(max(contender.config.threads for contender in contenders))
+
+
+def timed(contenders: Sequence[Contender], plan: Plan, count: int) -> float:
+    """Seconds that the whole comparison takes, about."""
+    each = budget.costs(contenders, count)
+    return budget.seconds(plan, each, contenders[0].config.epochs, rounds.extra(contenders), count)
+
+
+def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) -> tuple[list[Contender], Plan, float]:
+    """The plan that fits into the time, its arms, and the seconds that are predicted."""
+    assert wanted.budget_s is not None
+    typed = {"epochs"} if any("epochs" in contender.arm.choices for contender in contenders) else set()
+    if wanted.search == "grid" or not any(arm.ranges for arm in plan.arms):
+        typed |= {"trials"}  # not any number of them will do
+    epochs, too = contenders[0].config.epochs, rounds.extra(contenders)
+    each = budget.costs(contenders, count)
+    plan, length = budget.fitting(plan, each, epochs, too, count, wanted.budget_s, wanted.given | typed)
+    if "epochs" not in typed:
+        contenders = with_epochs(contenders, length)
+        plan = replace(plan, arms=tuple(contender.arm for contender in contenders))
+    return contenders, plan, budget.seconds(plan, each, length, too, count)
+
+
+def with_epochs(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
+    """As if epochs had been typed."""
+    return [
+        replace(
+            c, arm=replace(c.arm, choices={**c.arm.choices, "epochs": str(epochs)}, like=run_id(config)), config=config
+        )
+        for c in contenders
+        for config in [replace(c.config, epochs=epochs)]
+    ]
+
+
+def refuse_many(wanted: Asked, contenders: Sequence[Contender], plan: Plan) -> None:
+    if not wanted.yes and (count := telling.runs(contenders, plan)) > session.MOST:
+        raise ConfigError(f"{count:,} runs; {session.HOW}")

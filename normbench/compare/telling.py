@@ -1,0 +1,55 @@
+"""A plan in words, for the terminal and the report."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from normbench.compare import rounds, search, space
+from normbench.compare.arms import Contender
+from normbench.plan import Plan
+from normbench.words import several
+
+
+def runs(contenders: Sequence[Contender], plan: Plan) -> int:
+    """How many at most."""
+    tuning = len(contenders) * plan.trials * len(plan.tune_seeds)
+    return tuning + (len(contenders) + sum(rounds.extra(contenders))) * len(plan.seeds)
+
+
+def told(contenders: Sequence[Contender], plan: Plan) -> str:
+    """The plan for the terminal."""
+    lines = [f"{several(len(contenders), 'arm')}, at most {several(runs(contenders, plan), 'run')}:"]
+    width = max(len(contender.name) for contender in contenders)
+    lines += [f"  {c.name:<{width}}  tuned: {space.in_words(c.arm)}" for c in contenders]
+    if plan.tuned:
+        counts = " + ".join(map(str, search.per_round(plan.trials, plan.zoom)))
+        narrower = f", after the first in 1/{search.SHRINK} of the ranges round the best" if plan.zoom else ""
+        lines.append(
+            f"each: {several(plan.trials, f'{plan.search} trial')} ({counts}{narrower}), "
+            f"chosen by the mean validation accuracy at the end over seeds {', '.join(map(str, plan.tune_seeds))}"
+        )
+    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {_epochs(contenders)} a run")
+    return "\n".join([*lines, *plan.more])
+
+
+def _epochs(contenders: Sequence[Contender]) -> str:
+    counts = sorted({contender.config.epochs for contender in contenders})
+    return " or ".join([*map(str, counts[:-1]), several(counts[-1], "epoch")])
+
+
+def with_words(contenders: Sequence[Contender], plan: Plan) -> Plan:
+    """With what successive halving does, for the report."""
+    if not plan.halving:
+        return plan
+    epochs = contenders[0].config.epochs
+    looks = search.halvings(epochs, plan.halving)
+    full = each = 0
+    for count in search.per_round(plan.trials, plan.zoom):
+        keep = search.kept(count, plan.halving, len(looks))
+        full += count * epochs
+        each += sum((end - begin) * alive for begin, end, alive in zip([0, *looks], looks, keep, strict=False))
+    more = (
+        f"successive halving: of every {plan.halving} settings one is trained on after epoch "
+        f"{' and '.join(map(str, looks[:-1]))}, in every arm alike: {each} epochs instead of {full} for each tune "
+        "seed; a setting that learns slowly at first may be lost"
+    )
+    return replace(plan, more=(more,))
