@@ -16,6 +16,7 @@ from normbench import records
 from normbench.report import captions, facets, main, panels, tables
 from normbench.report.collect import collect
 from normbench.report.figures import NotDrawn, curves
+from normbench.report.study import Options, study
 from normbench.report.style import NORMS, norm_looks, optimizer_dashes
 
 
@@ -502,12 +503,36 @@ def test_the_svg_carries_its_caption_and_fonts_and_no_id_twice(tmp_path):
     pair(tmp_path)
     files = report(tmp_path)
     svg = ElementTree.fromstring(files["figures/curves.svg"])
-    [item] = drawn(tmp_path)
+    [item] = curves.draw(study(*collect([tmp_path]), Options()))
     assert svg.find("{http://www.w3.org/2000/svg}desc").text == item.caption
     ids = [node.get("id") for node in svg.iter() if node.get("id")]
     assert len(ids) == len(set(ids))
     assert b">Validation accuracy</text>" in files["figures/curves.svg"]
     assert b"/Type3" not in files["figures/curves.pdf"]
+
+
+def test_the_curves_are_those_of_each_arms_own_best_rate_with_the_target(tmp_path):
+    """bn is best at lr 1 and reaches 0.6 at step 100, none at lr 0.1 and step 200; a tick is a median."""
+    for seed in range(3):
+        for norm, best, slow in (("none", 0.1, True), ("bn", 1.0, False)):
+            for lr in (0.1, 1.0):
+                top = 0.7 if lr == best else 0.3
+                way = (0.1, 0.2 if slow else top, top, top)
+                write_run(tmp_path, norm=norm, optimizer="sgd", optimizer__lr=lr, seed=seed, steps=(0, 100, 150, 200),
+                          accuracies=way, losses=(2.3, 1.0, 0.9, 0.8))  # fmt: skip
+    made = study(*collect([tmp_path]), Options(target=0.6))
+    [item] = curves.draw(made)
+    axis = item.figure.axes[0]
+    assert lines(axis)["bn, sgd"].get_ydata()[-1] == pytest.approx(0.7)
+    assert lines(axis)["none, sgd"].get_ydata()[-1] == pytest.approx(0.7)
+    found = [line for line in axis.get_lines() if line.get_label() == "_target"]
+    assert [list(line.get_ydata()) for line in found] == [[0.6, 0.6]]
+    ticks = [line for line in axis.get_lines() if line.get_label() == "_reached"]
+    assert {(line.get_color(), *line.get_xydata()[0]) for line in ticks} == {
+        (norm_looks(["none", "bn"])["bn"][0], 100.0, 0.6), (norm_looks(["none", "bn"])["none"][0], 150.0, 0.6),
+    }  # fmt: skip
+    assert "Dotted: the target, 0.6" in item.caption
+    assert "Each at its own best of 2 learning rates" in item.caption
 
 
 def test_of_many_seeds_the_first_are_drawn_and_the_mean_is_that_of_all(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -11,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from normbench.report import panels
+from normbench.report import panels, reported
 from normbench.report.captions import curves_caption, seeds_drawn
 from normbench.report.facets import MOST_LINES, Line, Row, even, rows
-from normbench.report.figures import Drawn, NotDrawn
+from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.sheet import MOST_FIGURES, page_names
 from normbench.report.study import Study
 from normbench.report.style import RC, WIDTH, mean_look, norm_looks, optimizer_dashes
@@ -27,17 +28,40 @@ LETTER = 0.062  # the width of a letter, of 8 pt text on average
 
 
 def draw(study: Study) -> list[Drawn]:
-    """See `curves`."""
-    return curves(study.used, study.setting, study.metrics)
+    """See `curves`: the runs that arms are reported by, each at its own best setting, and the targets."""
+    runs = reported.runs(study)
+    keys = [key for key in study.keys if key in study.setting]
+    tuned = study.options.tuned
+    beside = (
+        [_arms.tuning(study, study.arms, "Each"), reported.left_out(study)] if set(tuned) & {*study.setting} else []
+    )
+    return curves(runs, study.setting.loc[runs.index, keys], study.metrics, _goals(study), beside)
 
 
-def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> list[Drawn]:
+def _goals(study: Study) -> dict[str, tuple[float, float | None]]:
+    """run_id -> the target of its arm, and the median steps to it of the arm's reported runs; None where never."""
+    found = {}
+    for contrast in study.contrasts:
+        for arm in (contrast.baseline, contrast.variant) if contrast.target is not None else ():
+            crossed = [study.crossing(i, contrast.target or 1.0) for i in arm.reported.values()]
+            middle = median(c.step if c.reached else math.inf for c in crossed) if crossed else math.inf
+            told = contrast.target or 1.0, middle if math.isfinite(middle) else None
+            found |= dict.fromkeys(arm.reported.values(), told)
+    return found
+
+
+def curves(
+    runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame,
+    goals: Mapping[str, tuple[float, float | None]] | None = None, beside: Sequence[str] = (),
+) -> list[Drawn]:  # fmt: skip
     """Validation accuracy and training loss against steps, a row of two panels for each facet.
 
     Args:
         runs: the used runs, as `collect` gives them.
         setting: what tells them apart, from `tables.settings`.
         metrics: their rows.
+        goals: run_id -> (target accuracy, median steps to it of the runs of its line).
+        beside: sentences of the caption.
 
     Returns:
         One figure for every MOST_ROWS facets: `curves`, `curves_2`, ...
@@ -57,15 +81,15 @@ def curves(runs: pd.DataFrame, setting: pd.DataFrame, metrics: pd.DataFrame) -> 
     pages = even(facets, MOST_ROWS)
     names = page_names("curves", len(pages))
     with matplotlib.rc_context(RC):
-        shown = _Shown(runs, metrics)
+        shown = _Shown(runs, metrics, goals or {}, beside)
         return [_page(name, page, shown) for name, page in zip(names, pages, strict=True)]
 
 
 class _Shown:
     """What all pages are drawn from."""
 
-    def __init__(self, runs: pd.DataFrame, metrics: pd.DataFrame):
-        self.runs = runs
+    def __init__(self, runs: pd.DataFrame, metrics: pd.DataFrame, goals: Mapping, beside: Sequence[str]):
+        self.runs, self.goals, self.beside = runs, goals, [text for text in beside if text]
         looks, dashes = norm_looks(runs["norm"]), optimizer_dashes(runs["optimizer"])
         diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
         self.curves = {c: panels.Curves(panels.measured(metrics, c), looks, dashes, diverged) for c, _ in AXES}
@@ -94,7 +118,24 @@ def _page(name: str, page: Sequence[Row], shown: _Shown) -> Drawn:
         _legend(figure, curves, names, layout)
     accuracy, loss = (shown.curves[metric].points for metric, _ in AXES)
     text = curves_caption(page, shown.runs, accuracy, loss, [axis.get_ylim() for axis in figure.axes])
-    return Drawn(name, figure, text)
+    aims = {shown.goals[i][0] for row in page for line in row.lines for i in line.run_ids if i in shown.goals}
+    if aims:
+        told = ", ".join(f"{goal:g}" for goal in sorted(aims))
+        text += f" Dotted: the target, {told}; ticks on it: median steps to it, of a line that mostly reached it."
+    return Drawn(name, figure, " ".join([text, *shown.beside]))
+
+
+def _draw_goals(axis: Axes, row: Row, shown: _Shown) -> None:
+    """A dotted line at each target of the row, and on it a tick where the median run of each line reached it."""
+    looks, ticks = shown.curves["val_acc"].looks, []
+    for line in row.lines:
+        ticks += [(*goal, looks[line.norm][0]) for i in line.run_ids[:1] if (goal := shown.goals.get(i))]
+    for goal in sorted({goal for goal, _, _ in ticks}):
+        axis.axhline(goal, color="#555555", linestyle=":", linewidth=0.8, zorder=1, label="_target")
+    for goal, step, color in ticks:
+        if step is not None:
+            axis.plot([step], [goal], color=color, marker="|", markersize=8, markeredgewidth=1.4, label="_reached",
+                      zorder=4)  # fmt: skip
 
 
 def _labelled(page: Sequence[Row], shown: _Shown, names: Mapping[Line, str]) -> Figure | None:
@@ -169,6 +210,8 @@ def _drawn(page: Sequence[Row], shown: _Shown, layout: _Layout) -> tuple[Figure,
             axis.yaxis.set_label_coords(0, 1.03)
             ends[axis] = panels.draw(axis, row, curves, seeds_drawn(page))
             panels.explain_if_empty(axis, row, curves)
+            if metric == "val_acc":
+                _draw_goals(axis, row, shown)
             if number == len(page) - 1:
                 axis.set_xlabel("Optimizer steps", labelpad=2)
         if row.title:
