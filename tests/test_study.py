@@ -125,6 +125,30 @@ def test_several_settings_are_tuned_and_searched_where_the_plan_says(tmp_path):
     assert "both at optimizer.lr=0.01 optimizer.momentum=0.5, the baseline's best" in same.sentence
 
 
+def test_what_halving_stopped_was_tried(tmp_path):
+    """Of 6 trials an arm two have been trained to the end in one, three in the other: the budget was the same."""
+    for seed in range(5):
+        for norm, lrs in (("none", (0.1, 0.2)), ("bn", (0.1, 0.2, 0.3))):
+            for lr in lrs if seed < 2 else lrs[:1]:
+                add(tmp_path, final=0.9 - lr, norm=norm, optimizer__lr=lr, seed=seed)
+    arms = tuple(Arm({"norm": norm}, (Range("optimizer.lr", "log", 1e-3, 10.0),)) for norm in ("none", "bn"))
+    plan = Plan("", arms, "random", 6, 0, (0, 1), (2, 3, 4), halving=3)
+    (contrast,) = made(tmp_path, tune_seeds=frozenset({0, 1}), plan=plan).contrasts
+    assert "each at its best of 6 learning rates" in contrast.rows[0].sentence
+    assert "unequal_tuning" not in contrast.rows[0].flags
+    (plain,) = made(tmp_path, tune_seeds=frozenset({0, 1})).contrasts
+    assert "unequal_tuning" in plain.rows[0].flags
+
+
+def test_only_seeds_that_choose_report_nothing(tmp_path):
+    for seed in range(2):
+        for norm in ("none", "bn"):
+            for lr in (0.1, 0.2):
+                add(tmp_path, norm=norm, optimizer__lr=lr, seed=seed)
+    (contrast,) = made(tmp_path, tune_seeds=frozenset({0, 1})).contrasts
+    assert "all runs are of the seeds [0, 1], which choose" in contrast.rows[0].sentence
+
+
 def test_other_settings_are_compared_apart(tmp_path):
     for seed in range(3):
         for optimizer in ("sgd", "adam"):

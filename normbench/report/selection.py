@@ -126,7 +126,9 @@ def choose(
     scores = {setting: row for setting, row in scores.items() if setting in tried}
     report = seeds if confirm_seeds is None else sorted(set(confirm_seeds))
     full = {setting: row for setting, row in scores.items() if all(s in row for s in seeds)}
-    if not full or not seeds or not report:
+    if seeds and not report:
+        raise ValueError(f"all runs are of the seeds {seeds}, which choose; train others at the chosen setting")
+    if not full or not seeds:
         raise ValueError(f"no setting has a score for every tune seed {seeds}; run the missing ones")
     best = _argmax(full, seeds)
     if len(scores) == 1:

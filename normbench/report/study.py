@@ -7,7 +7,7 @@ and in nothing else.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -261,7 +261,12 @@ def _selected(runs: pd.DataFrame, options: Options) -> Selection:
     if options.tune_seeds is not None:
         seeds = set(map(int, runs["seed"]))
         how |= {"tune_seeds": seeds & options.tune_seeds, "confirm_seeds": seeds - options.tune_seeds}
-    return selection.choose(runs, "val_acc", **how)
+    found = selection.choose(runs, "val_acc", **how)
+    if (
+        options.plan and options.plan.halving
+    ):  # what halving stopped has been tried all the same, by one rule for every arm
+        return replace(found, n_settings=options.plan.trials, n_finished=options.plan.trials)
+    return found
 
 
 def _ranges(runs: pd.DataFrame, plan: Plan | None) -> dict[str, Range]:
