@@ -12,7 +12,7 @@ from fakes import write_run
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from normbench import plan
+from normbench import claim, plan
 from normbench.report import content, latex, main, style, web
 from normbench.report.content import EVIDENCE, SYMBOLS, Card
 from normbench.report.figures import KEYS, Drawn
@@ -474,3 +474,31 @@ def test_a_damaged_plan_is_named(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "compare.json is damaged" in (said := capsys.readouterr().err)
     assert "--tune-seeds" in said
+
+
+def test_a_report_of_runs_for_a_claim_begins_with_it(tmp_path):
+    pair(tmp_path)
+    ask = {"measure": "test_acc", "of": "norm=bn", "than": "norm=none", "expect": "higher"}
+    about = {"claim": "BN <b>helps</b>.", "source": "000 1", "number": "0.8 and 0.9", "remark": "Not so fast."}
+    claim.write(tmp_path, claim.made("helps", about | {"asks": [ask]}, "quick"))
+    assert main([str(tmp_path)]) == 0
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["claim"]
+    (answer,) = told["answers"]
+    assert (told["verdict"], answer["verdict"]) == ("supported", "supported")
+    assert answer["of"].keys() == answer["than"].keys() == {"0", "1", "2"}
+    md = (tmp_path / "report" / "report.md").read_text()
+    assert md.index("**✓ Supported** (budget quick; 000 1)") < md.index("## ")
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "<h1>BN &lt;b&gt;helps&lt;/b&gt;.</h1>" in html
+    assert 'class="verdict supported"' in html
+    assert html.index("Not so fast.") < html.index("<figure")
+
+
+@pytest.mark.parametrize("measure", ["speed", "fall"])
+def test_a_claim_that_does_not_fit_the_runs_is_refused(tmp_path, capsys, measure):
+    pair(tmp_path)
+    ask = {"measure": measure, "of": "norm=bn", "than": "norm=none", "expect": "higher"}
+    claim.write(tmp_path, claim.made("helps", {"claim": "So.", "source": "000 1", "asks": [ask]}, "quick"))
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("normbench report: ")
+    assert not (tmp_path / "report" / "report.html").exists()

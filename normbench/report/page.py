@@ -64,7 +64,7 @@ def _claim(tested: Tested) -> list[str]:
     said = [f"**{tested.symbol} {tested.verdict.capitalize()}** (budget {claim.budget}; {escaped(claim.source)})"]
     said += [f"The document's own numbers: {escaped(claim.number)}"] if claim.number else []
     said += [escaped(claim.remark)] if claim.remark else []
-    return [*said, *map(escaped, tested.sentences), table(tested.table), escaped(tested.table.caption)]
+    return [*said, table(tested.table), escaped(tested.table.caption), *map(escaped, tested.sentences)]
 
 
 def _card(card: Card) -> list[str]:
