@@ -13,6 +13,7 @@ from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
 from normbench.parts import OURS, in_words, maker_of, offered, part
 from normbench.resident import Resident, resident
+from normbench.stack import support
 
 if TYPE_CHECKING:
     import torch
@@ -183,6 +184,7 @@ class Built:
     clip: Any
     schedule: Any
     steps_per_epoch: int
+    stack: int | None = None  # so many runs are trained together with it, itself among them (engine=stack)
 
     def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The training batches of these steps, augmented and preprocessed: the same for a step, whoever asks."""
@@ -251,7 +253,7 @@ def build(config: RunConfig) -> Built:
     clip = part("clip", config.clip, **_head_for(config.clip, assembled.head))
     _refuse_others("clip", config.clip, clip, "after_step")
     _refuse_others("schedule", config.schedule, schedule, "values")
-    return Built(
+    built = Built(
         config=config,
         device=device,
         amp=torch.bfloat16 if config.amp == "bf16" else None,
@@ -269,3 +271,6 @@ def build(config: RunConfig) -> Built:
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
     )
+    if config.engine == "stack":
+        support.check(built)
+    return built
