@@ -64,7 +64,7 @@ def train(
         clipped = clips(parameters)
         optimizers.step()
 
-        window.append((losses.detach(), logits.argmax(1) == y, *clipped))
+        window.append((losses.detach(), logits.max(1).indices == y, *clipped))
         step += 1
         for progress in progresses:
             progress.step = progress.step if _is_over(progress) else step
@@ -155,6 +155,6 @@ def evaluate(
     for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
         logits, y = split(network(preprocess(x)), width), y.expand(width, -1)
         loss += each_loss(loss_fn, logits, y).double() * y.shape[1]
-        hits += (logits.argmax(1) == y).sum(1)
+        hits += (logits.max(1).indices == y).sum(1)
     count = len(labels)
     return [(its / count, right / count) for its, right in zip(loss.tolist(), hits.tolist(), strict=True)]
