@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train one network, or a sweep with -m",
     "report": "figures and tables from the runs in a folder",
     "evaluate": "a finished run's network, evaluated with other statistics",
+    "verify": "runs of engine=stack, trained once more by themselves and compared",
     "status": "what is done, running, broken",
     "clean": "remove checkpoints, broken runs and left-over files, saying what first",
     "list": "the choices: normbench list norm",
@@ -91,6 +92,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import evaluate
 
         return evaluate.main(args[1:])
+    if command == "verify":
+        from normbench import verify
+
+        return verify.main(args[1:])
     if command == "status":
         from normbench import status
 

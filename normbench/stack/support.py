@@ -59,9 +59,10 @@ def _why_not(built: "Built") -> str | None:
 
     config, layer = built.config, layers.without_twin(built.model)
     if layer is not None:
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
         return (
-            f"model={config.model['name']} norm={config.norm['name']} holds a {type(layer).__name__}, of which there "
-            "is no form for several networks side by side"
+            f"model={config.model['name']} norm={config.norm['name']} holds a {kind}, of which there is no form for "
+            "several networks side by side"
         )
     if type(built.optimizer) not in optimizers.ELEMENTWISE:
         return f"optimizer={config.optimizer['name']} is not known to move every entry by its own gradients alone"
