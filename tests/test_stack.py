@@ -20,7 +20,8 @@ ARMS = {
 GROUPS = {"mlp": 2, "lenet": 2, "cnn": 8, "vgg": 8}
 NORMS = ("none", "bn", "ln", "gn", "in", "rms")
 OPTIMIZERS = (
-    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamax", "nadam", "radam", "lion",
+    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamax", "nadam", "radam",
+    "lion",
 )  # fmt: skip
 EXACT = ("sgd", "momentum", "nesterov")  # the others divide by gradients that may be rounding alone
 REPLICAS = (("seed=0", 1.0), ("seed=1", 0.5), ("seed=2", 1.0))  # a seed, and what the learning rate is multiplied by
@@ -240,7 +241,7 @@ def test_when_all_diverge_it_is_over(compose):
 )
 def test_what_a_stack_does_not_serve_is_refused_with_the_reason(compose, overrides, words):
     config = compose(*DATA, *overrides, "engine=stack")
-    with pytest.raises(Impossible, match="engine=stack does not serve this run.*try engine=serial") as error:
+    with pytest.raises(Impossible, match=r"engine=stack does not serve this run.*try engine=serial") as error:
         build.build(config)
     assert words in str(error.value)
     build.build(dataclasses.replace(config, engine="serial"))

@@ -37,9 +37,9 @@ class Twin(nn.Module):
         return None if value is None else value.view(-1)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """x (B, N, C, ...) times weight plus bias, those that there are."""
+        """What is (B, N, C, ...), times weight plus bias, those that there are."""
         like = (self.width, -1, *[1] * (x.dim() - 3))
-        weight, bias = self.weight, getattr(self, "bias", None)
+        weight, bias = self._parameters["weight"], self._parameters.get("bias")
         x = x if weight is None else x * weight.view(like)
         return x if bias is None else x + bias.view(like)
 
@@ -91,6 +91,7 @@ class BatchNorm(Twin):
 
     def __init__(self, layer: bn._Layer, width: int):
         super().__init__(layer, width)
+        assert layer.momentum is not None, "normbench.norm.bn knows no cumulative average"
         self.eps, self.momentum = layer.eps, layer.momentum
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def train(
     steps_per_epoch: int,
     eval_every: int,
 ) -> Iterator[list[Row | None]]:
-    """Train on the batches; yield the replicas' rows whenever train() would: None for those that have diverged.
+    """Train on the batches; yield the replicas' rows when their serial runs would, None for those that diverged.
 
     A replica that diverges is computed on, its numbers meet no other's, and it gets no more rows. When all have, it
     is over. A replica's seconds are its share, one in N, of those that the stack took.

@@ -84,6 +84,7 @@ class Replica(run.Attempt):
     stack: "Stack"
     place: int  # in the stack
     is_over = False
+    row: loop.Row | None  # the latest
     on_test: tuple[float, float]
 
     random: Tensor | None = None  # the state of its own draws, where it goes on in the middle of an epoch
@@ -93,12 +94,12 @@ class Replica(run.Attempt):
         if self.progress.step:
             self.random = torch.get_rng_state()
 
-    def after(self, row: loop.Row | None) -> None:
+    def after(self) -> None:
         """Keep the row; a run that has diverged gets none, and is over."""
-        if row is None:
+        if self.row is None:
             self.end(self.finish())
         else:
-            self.keep(row)
+            self.keep(self.row)
 
     def end(self, result: Result) -> None:
         self.result, self.is_over = result, True
@@ -169,7 +170,9 @@ class Stack:
             with contextlib.suppress(OSError):
                 announce(manifest.headline(self.first.config, self.built, self.first.progress, self.first.total_steps))
             for rows in self.rows(bar):
-                self.each(lambda replica: replica.after(rows[replica.place]))
+                for replica, row in zip(self.replicas, rows, strict=True):
+                    replica.row = row
+                self.each(Replica.after)
             if any(r.progress.step == r.total_steps and not r.is_over for r in self.replicas):
                 for replica, found in zip(self.replicas, self.evaluate("test"), strict=True):
                     replica.on_test = found
