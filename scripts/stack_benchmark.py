@@ -172,7 +172,7 @@ def table() -> str:
     words = {True: "yes", False: "refused", None: "-"}
     lines = [f"| model | {' | '.join(norms)} |", "|---" * (len(norms) + 1) + "|"]
     for model in MODELS:
-        extra = {"cnn": ["model.norm_full=false"], "rnn": ["dataset=fashion_rows"]}.get(model, [])
+        extra = {"cnn": ["model.norm_full=false"]}.get(model, [])
         cells = []
         for norm in norms:
             more = ["norm.num_groups=2"] if norm == "gn" else []

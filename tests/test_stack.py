@@ -1,18 +1,20 @@
 """engine=stack: every replica is its serial run, whatever stands beside it; what can't be so is refused."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from normbench import build, run, streams
+from normbench import build, catalog, run, streams
+from normbench.config import ConfigError
 from normbench.norm import Impossible
 from normbench.stack import loop, replicas
 
 DATA = ("dataset=synthetic", "epochs=2", "batch_size=15", "progress=false")  # 30 steps an epoch, 60 in all
 ARMS = {
-    "mlp": ("model=mlp", "model.hidden=[12,8]", "dataset.image_size=8"),
+    "mlp": ("model=mlp", "model.hidden=[24,16]", "dataset.image_size=8"),
     "lenet": ("model=lenet", "dataset.image_size=16"),
     "cnn": ("model=cnn", "dataset.image_size=8"),  # with dropout
     "vgg": ("model=vgg", "model.width=8", "dataset.image_size=8"),
@@ -87,8 +89,8 @@ def differences(ours, theirs):
     return weights, max(numbers)
 
 
-def assert_equal_to_serial(configs, optimizer):
-    most = 1e-12 if optimizer in EXACT else 1e-6
+def assert_equal_to_serial(configs, optimizer, exact=1e-12):
+    most = exact if optimizer in EXACT else 1e-6
     for ours, config in zip(together(configs), configs, strict=True):
         theirs = serially(config)
         assert ours.progress.step == theirs.progress.step == 60
@@ -245,3 +247,71 @@ def test_what_a_stack_does_not_serve_is_refused_with_the_reason(compose, overrid
         build.build(config)
     assert words in str(error.value)
     build.build(dataclasses.replace(config, engine="serial"))
+
+
+# ------------------------------------------------------------------------------------------- docs/performance.md
+
+MODELS = ("mlp", "lenet", "cnn", "vgg", "resnet", "vit", "rnn")
+PICTURES = ("dataset=synthetic", "dataset.image_size=32")
+MORE = {"gn": ("norm.num_groups=2",), "cnn": ("model.norm_full=false",)}
+
+
+def is_served(compose, *overrides):
+    """yes, refused, or - where no engine can train it."""
+    config = compose(*PICTURES, *overrides)
+    try:
+        build.build(config)
+    except (ConfigError, Impossible):
+        return "-"
+    try:
+        build.build(dataclasses.replace(config, engine="stack"))
+    except Impossible:
+        return "refused"
+    return "yes"
+
+
+def page():
+    return (Path(__file__).parent.parent / "docs/performance.md").read_text()
+
+
+def support_table():
+    lines = [line.strip("|").split("|") for line in page().splitlines() if line.startswith("|")]
+    header, _, *body = [
+        [cell.strip() for cell in line] for line in lines if line[0].strip() in ("model", "---", *MODELS)
+    ]
+    assert header[0] == "model"
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}
+
+
+@pytest.mark.parametrize("model", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
+def test_the_pages_table_says_what_the_engine_does(compose, model):
+    found = {
+        norm: is_served(compose, f"model={model}", f"norm={norm}", *MORE.get(norm, ()), *MORE.get(model, ()))
+        for norm in catalog.choices("norm")
+    }
+    assert support_table()[model] == found
+
+
+@pytest.mark.parametrize("group", ["optimizer", "clip"])
+def test_the_page_lists_the_optimizers_and_clips_that_are_served(compose, group):
+    found = {name: is_served(compose, f"{group}={name}") for name in catalog.choices(group)}
+    yes, refused = (sorted(name for name in found if found[name] == word) for word in ("yes", "refused"))
+    assert len(yes) + len(refused) == len(found)
+    assert f"\n{group}: {', '.join(yes)}; refused: {', '.join(refused)}.\n" in page()
+
+
+# --------------------------------------------------------------------------------------------------------- a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["mlp", "lenet", "vgg"])
+@pytest.mark.parametrize("norm", ["none", "bn", "ln", "gn"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_on_a_gpu_a_replica_is_its_serial_run(compose, model, norm, optimizer):
+    assert_equal_to_serial(configs_of(compose, model, norm, optimizer, "device=cuda"), optimizer, 1e-9)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_dropout_is_refused(compose):
+    with pytest.raises(Impossible, match="a GPU's draws for dropout"):
+        build.build(compose(*DATA, *ARMS["cnn"], "device=cuda", "engine=stack"))

@@ -15,7 +15,7 @@ import normbench
 from normbench import checkpoint, cli, config, records, run, verify
 from normbench.config import run_id
 from normbench.stack import replicas, support
-from normbench.sweep import pool, stacks
+from normbench.sweep import estimate, pool, stacks
 
 FAST = ("dataset=synthetic", "dataset.image_size=8", "batch_size=32", "epochs=2", "progress=false")
 NET = ("model=mlp", "model.hidden=[16]", "model.dropout=0.2", "eval.every_steps=7")
@@ -303,3 +303,15 @@ def test_verify_refuses_a_serial_run(make, capsys):
     assert "was made with engine=serial" in capsys.readouterr().err
     assert cli.main(["verify", str(outcome.folder.parent)]) == 2
     assert "none of the runs is a finished one of engine=stack" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_what_a_run_of_a_stack_takes(tmp_path, make, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-m", *FAST, "engine=stack", "seed=range(3)", "--dry-run"]) == 0
+    assert "would take about" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(stacks.WIDTH, "cpu", 3)
+    attempt, rows, width = estimate._stack(make("engine=stack", "device=cpu"))
+    attempt.should_stop = lambda: attempt.progress.step == 9
+    list(rows(bar=False))
+    assert (width, attempt.progress.step) == (3, 9)

@@ -241,7 +241,7 @@ class Stack:
                 x = self.built.augment(x, draws[now].flatten(0, 1))
             x = self.built.inputs.transform(x)
             yield x.view(size, -1, *x.shape[2:]), labels.index_select(0, index).view(size, -1).t()
-            if self.first.signum is not None:
+            if self.first.should_stop():
                 return
 
     def _drawn(self, epoch: int, count: int) -> tuple[Tensor, Tensor | None]:
