@@ -9,18 +9,21 @@
 A round has, in turn: the examples loop (peers/examples_loop.py) for --seconds, the sweep with engine=serial and the
 sweep with engine=stack, each a whole process of `normbench train -m` with all workers, from its start to the prompt.
 The examples loop's time for the sweep is that of its steps, one run after another, without evaluations and start-up.
-Shown are the ratios within each round and their medians. Beside them stand the accuracies: the work is the same.
+Shown are the ratios within each round and their medians, on the wall and in CPU seconds of all processes, which a busy
+machine spoils less (they do not count that the examples loop leaves all cores but one idle). Beside them stand the
+accuracies: the work is the same.
 Timings are no tests.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -52,26 +55,43 @@ def composed(*overrides: str) -> RunConfig:
 # --------------------------------------------------------------------------------------------------------- sweeps
 
 
-def sweep(engine: str, runs: int, settings: Sequence[str], out: Path) -> tuple[float, float, list[float]]:
-    """Wall seconds, the sum of train_s and eval_s, and the test accuracies."""
+@dataclass(frozen=True)
+class Swept:
+    """Wall seconds, those of the CPU in all processes, the runs' own seconds (train_s, eval_s), the test accuracies."""
+
+    wall_s: float
+    cpu_s: float
+    runs_s: float
+    accuracies: list[float]
+
+
+def sweep(engine: str, runs: int, settings: Sequence[str], out: Path) -> Swept:
     command = [sys.executable, "-m", "normbench", "train", "-m", f"engine={engine}", f"seed=range({runs})", *settings]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), cpu_of_children()
     subprocess.run(
         [*command, f"out={out}"], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    seconds = time.perf_counter() - began
+    wall_s, cpu_s = time.perf_counter() - began, cpu_of_children() - used
     found = [records.verify(folder) for folder in records.find_runs(out)]
-    return seconds, sum(r["train_s"] + r["eval_s"] for r in found), [r["test_acc"] for r in found]
+    return Swept(wall_s, cpu_s, sum(r["train_s"] + r["eval_s"] for r in found), [r["test_acc"] for r in found])
 
 
-def examples(job: Job, seconds: float) -> float:
-    """Seconds that a step of the examples loop takes."""
+def cpu_of_children() -> float:
+    """CPU seconds of all ended processes that descend from this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def examples(job: Job, seconds: float) -> tuple[float, float]:
+    """Seconds that a step of the examples loop takes: on the wall, and of the CPU."""
     as_torch_comes()
     model = assembly.make(job.config, job.preprocess, job.data.train[0], len(job.data.classes))
     same: dict[str, Any] = {"batch_size": job.config.batch_size, "lr": job.config.optimizer["lr"], "warm_up": 5}
     once = examples_loop.train(model, job.pictures, steps=10, **same) / 10
     steps = max(10, round(seconds / once))
-    return examples_loop.train(model, job.pictures, steps=steps, **same) / steps
+    used = time.process_time()
+    wall_s = examples_loop.train(model, job.pictures, steps=steps, **same) / steps
+    return wall_s, (time.process_time() - used) / (steps + same["warm_up"])
 
 
 def sweeps(args: argparse.Namespace) -> None:
@@ -80,28 +100,37 @@ def sweeps(args: argparse.Namespace) -> None:
     steps = args.runs * args.epochs * job.steps_per_epoch
     print(f"{cpu_name()}, {os.cpu_count()} cores, {workers} workers, torch {torch.__version__}")
     print(f"{args.runs} runs of {args.model}, {args.epochs} epochs, {steps:,} steps in all; load {load_average()}")
-    over_serial, over_examples, accuracies = [], [], {"serial": [], "stack": []}
+    ratios: dict[str, list[float]] = {name: [] for name in RATIOS}
+    accuracies: dict[str, list[float]] = {"serial": [], "stack": []}
     for number in range(1, args.rounds + 1):
-        step_s, found = examples(job, args.seconds), {}
+        (wall_s, cpu_s), found = examples(job, args.seconds), {}
         for engine in ("serial", "stack") if number % 2 else ("stack", "serial"):
             with tempfile.TemporaryDirectory() as out:
                 found[engine] = sweep(engine, args.runs, settings, Path(out))
-            accuracies[engine] += found[engine][2]
-        serial, stack = found["serial"][0], found["stack"][0]
-        over_serial.append(serial / stack)
-        over_examples.append(steps * step_s / stack)
-        beside = (stack * workers - found["stack"][1]) / args.runs
+            accuracies[engine] += found[engine].accuracies
+        serial, stack = found["serial"], found["stack"]
+        its = (
+            serial.wall_s / stack.wall_s, steps * wall_s / stack.wall_s,
+            serial.cpu_s / stack.cpu_s, steps * cpu_s / stack.cpu_s,
+        )  # fmt: skip
+        for name, ratio in zip(RATIOS, its, strict=True):
+            ratios[name].append(ratio)
+        beside = [(its.wall_s * workers - its.runs_s) / args.runs for its in (serial, stack)]
         print(
-            f"round {number}: serial {serial:.1f} s, stack {stack:.1f} s ({over_serial[-1]:.2f} times as fast; "
-            f"{beside:.2f} s a run beside training and evaluations); examples loop "
-            f"{job.config.batch_size / step_s:,.0f}/s, {steps * step_s:.0f} s ({over_examples[-1]:.1f} times); "
-            f"load {load_average()}",
+            f"round {number}: wall (CPU) seconds: serial {serial.wall_s:.1f} ({serial.cpu_s:.1f}), stack "
+            f"{stack.wall_s:.1f} ({stack.cpu_s:.1f}), examples loop {steps * wall_s:.0f} ({steps * cpu_s:.0f}); beside "
+            f"training and evaluations a serial run takes {beside[0]:.2f} s, a stack's {beside[1]:.2f}; load "
+            f"{load_average()}",
             flush=True,
         )
-    for name, ratios in (("the serial pool", over_serial), ("the examples loop, one run after another", over_examples)):
-        print(f"stack over {name}: median {median(ratios):.2f}, rounds {min(ratios):.2f} to {max(ratios):.2f}")
+    for name, its in ratios.items():
+        print(f"stack over {name}: median {median(its):.2f}, rounds {min(its):.2f} to {max(its):.2f}")
     for engine, its in accuracies.items():
         print(f"test accuracy {engine}: mean {mean(its):.4f}, standard deviation {stdev(its):.4f}")
+
+
+RATIOS = ("the serial pool, wall", "the examples loop run after run, wall",
+          "the serial pool, CPU seconds", "the examples loop, CPU seconds")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- steps
