@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.stack.optimizers import Clips, Optimizers
+from normbench.stack.clips import Clips
+from normbench.stack.optimizers import Optimizers
 from normbench.train import Progress, Row, add_row, all_finite, averages_of, first_not_finite
 
 Measured = Sequence[Mapping[str, float]]  # one a replica

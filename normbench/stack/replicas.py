@@ -12,7 +12,8 @@ from tqdm import tqdm
 from normbench import evaluate, manifest, records, run, streams
 from normbench.config import RunConfig
 from normbench.stack import layers, loop, support
-from normbench.stack.optimizers import Clips, Optimizers
+from normbench.stack.clips import Clips
+from normbench.stack.optimizers import Optimizers
 
 Result = run.Outcome | Exception | run.Interrupted
 

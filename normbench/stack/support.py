@@ -55,7 +55,7 @@ def check(built: "Built") -> None:
 def _why_not(built: "Built") -> str | None:
     from torch import nn
 
-    from normbench.stack import layers, optimizers
+    from normbench.stack import clips, layers, optimizers
 
     config, layer = built.config, layers.without_twin(built.model)
     if layer is not None:
@@ -66,7 +66,7 @@ def _why_not(built: "Built") -> str | None:
         )
     if type(built.optimizer) not in optimizers.ELEMENTWISE:
         return f"optimizer={config.optimizer['name']} is not known to move every entry by its own gradients alone"
-    if type(built.clip) not in optimizers.RULES:
+    if type(built.clip) not in clips.RULES:
         return f"clip={config.clip['name']} looks at parts of a network that a stack does not keep apart"
     if built.amp is not None:
         return f"amp={config.amp}, a stack computes in float32"
