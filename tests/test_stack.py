@@ -276,7 +276,7 @@ def page():
 
 def support_table():
     lines = [line.strip("|").split("|") for line in page().splitlines() if line.startswith("|")]
-    header, _, *body = [[cell.strip() for cell in line] for line in lines if line[0].strip() in ("model", *MODELS)]
+    header, *body = [[cell.strip() for cell in line] for line in lines if line[0].strip() in ("model", *MODELS)]
     assert header[0] == "model"
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}
 

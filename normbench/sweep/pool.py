@@ -173,8 +173,10 @@ class Workers(Sequence["_Worker"]):
 class _Queue:
     """Which run, or stack of `widths` runs, comes next."""
 
-    def __init__(self, configs: Sequence[RunConfig], widths: Sequence[int]):
-        self.kinds = [(kind(config), width) for config, width in zip(configs, widths, strict=True)]
+    def __init__(self, configs: Sequence[RunConfig], widths: Sequence[int] | None = None):
+        self.kinds = [
+            (kind(config), width) for config, width in zip(configs, widths or [1] * len(configs), strict=True)
+        ]
         first = {self.kinds[i]: i for i in reversed(range(len(configs)))}  # one of each kind
         rest = [i for i in range(len(configs)) if first[self.kinds[i]] != i]
         self.waiting = [*sorted(first.values()), *rest]
