@@ -13,6 +13,7 @@ from normbench.config import ConfigError, RunConfig
 from normbench.dataset import Dataset
 from normbench.parts import OURS, in_words, maker_of, offered, part
 from normbench.resident import Resident, resident
+from normbench.stack import support
 
 if TYPE_CHECKING:
     import torch
@@ -185,6 +186,7 @@ class Built:
     schedule: Any
     probe: "Probe"
     steps_per_epoch: int
+    stack: int | None = None  # so many runs are trained together with it, itself among them (engine=stack)
 
     def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The training batches of these steps, augmented and preprocessed: the same for a step, whoever asks."""
@@ -275,6 +277,8 @@ def build(config: RunConfig) -> Built:
         steps_per_epoch=steps_per_epoch,
     )
     _try_probe(built)
+    if config.engine == "stack":
+        support.check(built)
     return built
 
 

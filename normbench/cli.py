@@ -12,6 +12,7 @@ COMMANDS = {
     "reproduce": "a claim of the documents, tested: normbench reproduce --list",
     "export": "the runs as TensorBoard's event files",
     "evaluate": "a finished run's network, evaluated with other statistics",
+    "verify": "runs of engine=stack, trained once more by themselves and compared",
     "status": "what is done, running, broken",
     "clean": "remove checkpoints, broken runs and left-over files, saying what first",
     "list": "the choices: normbench list norm",
@@ -106,6 +107,10 @@ def _dispatch(args: list[str]) -> int:
         from normbench import evaluate
 
         return evaluate.main(args[1:])
+    if command == "verify":
+        from normbench import verify
+
+        return verify.main(args[1:])
     if command == "status":
         from normbench import status
 

@@ -24,6 +24,7 @@ NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "s
 
 
 NO_PROBE = {"name": "none", "_target_": "normbench.probe.none.NoProbe"}
+ENGINES = ("serial", "stack")
 STATISTICS = ("ema", "population", "batch")  # with which normalizations may be evaluated; see evaluate.py
 NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
 
@@ -69,6 +70,7 @@ class RunConfig:
     epochs: int = MISSING
     stop_epoch: int | None = MISSING
     batch_size: int = MISSING
+    engine: str = "serial"  # also of runs whose files are older than the key
     amp: str = MISSING
     eval: Eval = MISSING
     device: str = MISSING
@@ -103,6 +105,7 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "epochs": (lambda v: 1 <= v <= MAX_EPOCHS, f"a whole number from 1 to {MAX_EPOCHS}", "5"),
     "stop_epoch": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1"),
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
+    "engine": (lambda v: v in ENGINES, f"one of {', '.join(ENGINES)}", "serial"),
     "amp": (lambda v: v in ("none", "bf16"), "none or bf16", "bf16"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
     "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
@@ -361,6 +364,8 @@ def _show(value: Any) -> str:
 def identity(config: Mapping[str, Any]) -> str:
     """What makes a run this run, as canonical text: equal for equal settings, however they were typed."""
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if settings.get("engine") == "serial":  # the reference: as if there were no other
+        del settings["engine"]
     settings["dataset"] = {k: v for k, v in settings["dataset"].items() if f"dataset.{k}" not in NOT_IDENTITY}
     return json.dumps(_numbers_as_floats(settings), sort_keys=True)
 

@@ -76,7 +76,8 @@ def environment(config: RunConfig, built: Built) -> dict[str, Any]:
     import torch
 
     name = torch.cuda.get_device_name(built.device) if built.device.type == "cuda" else "cpu"
-    return {"torch": str(torch.__version__), "device": name, "threads": config.threads}
+    stack = {"stack": built.stack} if built.stack else {}
+    return {"torch": str(torch.__version__), "device": name, "threads": config.threads, **stack}
 
 
 def count_parameters(built: Built) -> int:

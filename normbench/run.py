@@ -139,22 +139,46 @@ def run(config: RunConfig, announce: Callable[[str], None] = print, bar: bool = 
 
 
 def _run(config: RunConfig, announce: Callable[[str], None], bar: bool) -> Outcome:
+    if config.engine == "stack":
+        from normbench.stack import replicas
+
+        (result,) = replicas.run_all([config], announce, bar)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+    with contextlib.ExitStack() as held:
+        found = take(config, held)
+        if isinstance(found, Outcome):
+            return found
+        held.enter_context(logging_to(config))
+        return Attempt(config, found).run(announce, bar and config.progress)
+
+
+def take(config: RunConfig, held: contextlib.ExitStack) -> Outcome | build.Built:
+    """The outcome, if the run is done; else its objects, and its folder is locked until `held` is left.
+
+    Raises:
+        As `run`, but Interrupted.
+    """
     before = finished(config)
     if before:
         return before
     streams.set_determinism(config.threads)
     seen = _mark(config.folder)
     built = build.build(config)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(records.Lock(config.folder))
-            before = finished(config) if _mark(config.folder) != seen else None
-            if before:  # by another process, while this one prepared itself
-                return before
-            held.enter_context(_logging_to(config.folder / "train.log"))
-        except OSError as error:
-            raise ConfigError(f"out={config.out}: {error.strerror}: {config.folder}; try another out=FOLDER") from None
-        return Attempt(config, built).run(announce, bar and config.progress)
+    with _said(config):
+        held.enter_context(records.Lock(config.folder))
+        before = finished(config) if _mark(config.folder) != seen else None
+    return before or built  # by another process, while this one prepared itself
+
+
+@contextlib.contextmanager
+def _said(config: RunConfig) -> Iterator[None]:
+    """What the disk refuses, as a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"out={config.out}: {error.strerror}: {config.folder}; try another out=FOLDER") from None
 
 
 def _mark(folder: Path) -> bytes | None:
@@ -165,8 +189,10 @@ def _mark(folder: Path) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = _TrainLog(path, encoding="utf-8")
+def logging_to(config: RunConfig) -> Iterator[None]:
+    """With all that is logged in the run's train.log, too."""
+    with _said(config):
+        handler = _TrainLog(config.folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)  # a launcher's process has not come through the command line
@@ -232,23 +258,33 @@ class Attempt:
     def run(self, announce: Callable[[str], None], bar: bool) -> Outcome:
         self.restore()
         try:
-            records.remove_temporaries(self.folder)
-            self.commit("running")  # first: an ended attempt's run.json vouches for its config.yaml
-            records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
+            self.begin()
             with contextlib.suppress(OSError):  # nobody listens any more: no reason not to train
                 announce(manifest.headline(self.config, self.built, self.progress, self.total_steps))
             with self.signals():
                 for row in self.rows(bar):
-                    log.info(" ".join(f"{key}={value:.6g}" for key, value in row.items() if value is not None))
-                    self.save_now_and_then()
+                    self.keep(row)
                 return self.finish()
         except KeyboardInterrupt as error:  # the second Ctrl-C, or one outside the loop: what is saved is saved
             raise Interrupted(self.give_up("interrupted"), self.signum or signal.SIGINT) from error
         except (Exception, SystemExit) as error:  # a user's class may raise anything, even an exit
-            disk = _of_the_disk(error, self.folder)  # says it all on the terminal; the lines of code are no help there
-            log.log(logging.INFO if disk else logging.ERROR, "%s", traceback.format_exc())
-            reason = disk or f"{type(error).__name__}: {error}"
-            return self.give_up("failed", f"{reason} (at step {self.progress.step})")
+            return self.failed(error)
+
+    def begin(self) -> None:
+        records.remove_temporaries(self.folder)
+        self.commit("running")  # first: an ended attempt's run.json vouches for its config.yaml
+        records.write(self.folder / "config.yaml", to_yaml(self.config).encode())
+
+    def keep(self, row: dict[str, Any]) -> None:
+        log.info(" ".join(f"{key}={value:.6g}" for key, value in row.items() if value is not None))
+        self.save_now_and_then()
+
+    def failed(self, error: BaseException) -> Outcome:
+        """Give up for this error, which is being handled."""
+        disk = _of_the_disk(error, self.folder)  # says it all on the terminal; the lines of code are no help there
+        log.log(logging.INFO if disk else logging.ERROR, "%s", traceback.format_exc())
+        reason = disk or f"{type(error).__name__}: {error}"
+        return self.give_up("failed", f"{reason} (at step {self.progress.step})")
 
     def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
         """Train; the rows as they are measured."""
@@ -305,6 +341,9 @@ class Attempt:
         built, size = self.built, self.config.eval.batch_size
         return train.evaluate(built.model, built.inputs.transform, built.loss_fn, *part, batch_size=size, amp=built.amp)
 
+    def by_statistics(self) -> dict[str, dict[str, float | None]]:
+        return evaluate.by_statistics(self.built, self.config.eval.statistics)
+
     def finish(self) -> Outcome:
         progress = self.progress
         if progress.diverged_step is not None:
@@ -319,9 +358,8 @@ class Attempt:
                 raise Interrupted(outcome, self.signum)
             return outcome
         self.save(self.config.checkpoint.keep)
-        settings = self.config.eval
-        found = evaluate.by_statistics(self.built, settings.statistics)
-        headline = found[settings.statistics[0]]
+        found = self.by_statistics()
+        headline = found[self.config.eval.statistics[0]]
         log.info("complete: %s", " ".join(f"{key}={value}" for key, value in headline.items()))
         readings = evaluate.readings(self.built)
         card = self.probing.card() if self.probing else {}

@@ -64,20 +64,20 @@ def train(
         amp: the forward pass runs in this type where torch's autocast says that it may.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    initial = [_remembered(group) for group in optimizer.param_groups]
+    initial = [remembered(group) for group in optimizer.param_groups]
     if not progress.rows:
         lr = (initial[0] | schedule.values(0, total_steps, [], initial[0]))["lr"]
         measured = _timed(measure, progress)
-        if not _all_finite(measured):
+        if not all_finite(measured):
             progress.diverged_step = 0
             return
-        yield _add_row(progress, 0, 0.0, lr, {}, measured)
+        yield add_row(progress, 0, 0.0, lr, {}, measured)
 
     _switch(model, optimizer, training=True)
     started = time.perf_counter()
     for x, y in batches:
         for group, its in zip(optimizer.param_groups, initial, strict=True):
-            _set(group, schedule.values(progress.step, total_steps, progress.rows, its))
+            set_group(group, schedule.values(progress.step, total_steps, progress.rows, its))
 
         with autocast(x, amp):
             logits = model(x)
@@ -95,18 +95,18 @@ def train(
         if progress.step % eval_every == 0 or progress.step == total_steps:
             steps = _read(progress.window)  # the only wait for the device
             progress.train_s += time.perf_counter() - started
-            progress.diverged_step = _first_not_finite(steps, progress.step)
+            progress.diverged_step = first_not_finite(steps, progress.step)
             if progress.diverged_step is not None:
                 return
             _switch(model, optimizer, training=False)
             measured = _timed(measure, progress)
-            if not _all_finite(measured):
+            if not all_finite(measured):
                 progress.diverged_step = progress.step
                 return
             progress.window.clear()
             examples, epoch = progress.step * len(y), progress.step / steps_per_epoch
             lr = optimizer.param_groups[0]["lr"]
-            yield _add_row(progress, examples, epoch, lr, _averages(steps, len(y)), measured)
+            yield add_row(progress, examples, epoch, lr, averages_of(steps, len(y)), measured)
             if progress.step < total_steps:  # at the end the network stays as evaluated
                 _switch(model, optimizer, training=True)
             started = time.perf_counter()
@@ -118,14 +118,14 @@ def autocast(x: Tensor, amp: torch.dtype | None):
     return nullcontext() if amp is None else torch.autocast(x.device.type, amp)
 
 
-def _remembered(group: dict) -> dict[str, float]:
+def remembered(group: dict) -> dict[str, float]:
     """The group's own settings that a schedule may move, kept in the group: they go into the checkpoint with it."""
     its = {key: group[key] for key in ("lr", "weight_decay", "momentum") if key in group}
     its |= {"momentum": group["betas"][0]} if "betas" in group else {}
     return group.setdefault("initial", its)
 
 
-def _set(group: dict, values: Mapping[str, float]) -> None:
+def set_group(group: dict, values: Mapping[str, float]) -> None:
     group |= values
     if "betas" in group and "momentum" in values:
         group["betas"] = (group.pop("momentum"), *group["betas"][1:])
@@ -139,7 +139,7 @@ def _switch(model: nn.Module, optimizer: torch.optim.Optimizer, training: bool) 
         switch()
 
 
-def _add_row(progress: Progress, examples: int, epoch: float, lr: float, averages: Mapping, measured: Mapping) -> Row:
+def add_row(progress: Progress, examples: int, epoch: float, lr: float, averages: Mapping, measured: Mapping) -> Row:
     row: Row = {"step": progress.step, "examples": examples, "epoch": epoch, "train_s": progress.train_s, "lr": lr}
     row |= dict.fromkeys(STEPS)
     progress.rows.append({**row, **averages, **measured})
@@ -153,7 +153,7 @@ def _timed(measure: Callable[[], Mapping[str, float]], progress: Progress) -> Ma
     return measured
 
 
-def _all_finite(measured: Mapping[str, float]) -> bool:
+def all_finite(measured: Mapping[str, float]) -> bool:
     return all(math.isfinite(value) for value in measured.values())
 
 
@@ -163,13 +163,13 @@ def _read(window: Sequence[tuple[Tensor, ...]]) -> Tensor:
     return torch.stack([column.double() for column in (loss, hits.sum(1), *clipped)], dim=1).cpu()
 
 
-def _first_not_finite(steps: Tensor, last_step: int) -> int | None:
+def first_not_finite(steps: Tensor, last_step: int) -> int | None:
     """The number (from 1) of the first step in which anything is not finite."""
     bad = (~steps.isfinite().all(dim=1)).nonzero()
     return last_step - len(steps) + int(bad[0]) + 1 if len(bad) else None
 
 
-def _averages(steps: Tensor, batch_size: int) -> dict[str, float]:
+def averages_of(steps: Tensor, batch_size: int) -> dict[str, float]:
     loss, hits, grad_norm, size, share = steps.mean(dim=0).tolist()
     largest, acted = steps[:, 2].max().item(), (steps[:, 4] > 0).double().mean().item()
     return dict(zip(STEPS, (loss, hits / batch_size, grad_norm, largest, acted, share, size), strict=True))

@@ -203,3 +203,20 @@ def test_a_masked_data_set_has_no_common_covariance(compose, preprocess):
     words = rf"preprocess={preprocess} mixes all pixels.*dataset=fashion_rows.*try preprocess=standardize"
     with pytest.raises(Impossible, match=words):
         build.build(compose("dataset=fashion_rows", "model=rnn", "model.hidden=4", f"preprocess={preprocess}"))
+
+
+def test_runs_of_one_process_measure_the_same_images_once(compose, monkeypatch):
+    from normbench import build
+    from normbench.preprocess.standardize import Standardize
+
+    fits, real = [], Standardize.fit
+    monkeypatch.setattr(Standardize, "fit", lambda self, images: fits.append(self.eps) or real(self, images))
+    monkeypatch.setattr("normbench.prepared._latest", {})
+    of = {"dataset=synthetic", "preprocess=standardize"}
+    first, second = (build.build(compose(*sorted(of), f"seed={n}")).preprocess.state_dict() for n in (0, 1))
+    assert len(fits) == 1
+    assert first.keys() == second.keys()
+    assert all(value.equal(second[name]) for name, value in first.items())
+    build.build(compose(*sorted(of), "preprocess.eps=0.1"))
+    build.build(compose(*sorted(of), "preprocess.eps=0.1", "data_seed=1"))  # other settings, other images
+    assert fits == [1e-3, 0.1, 0.1]

@@ -1,5 +1,6 @@
 """Pixels to [0, 1]."""
 
+import torch
 from torch import Tensor
 
 from normbench.preprocess import Preprocess
@@ -11,4 +12,4 @@ class Scale(Preprocess):
     """x / 255. Shape: uint8 (N, C, H, W) -> float32, kept."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return images * (1 / 255)  # one kernel converts and scales
+        return images.to(torch.float32, copy=True).mul_(1 / 255)  # images * (1 / 255) takes half as long again

@@ -55,4 +55,4 @@ class Standardize(Preprocess):
         self.shift = (-mean / (sd + self.eps)).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images * self.scale).add_(self.shift)
+        return images.to(torch.float32, copy=True).mul_(self.scale).add_(self.shift)

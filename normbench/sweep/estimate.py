@@ -2,11 +2,13 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from normbench import build, run, streams, words
 from normbench.config import GROUPS, RunConfig
+from normbench.sweep import stacks
 from normbench.sweep.jobs import Job
 
 TIMED_S = 0.3  # of each kind of job
@@ -59,11 +61,15 @@ def kind(config: RunConfig) -> str:
 
 
 def measure(config: RunConfig) -> Cost:
-    """Train for a moment and throw the result away."""
+    """Train for a moment and throw the result away; of a stack it is a run's share."""
     from normbench import checkpoint
 
     streams.set_determinism(config.threads)
-    attempt = run.Attempt(config, build.build(config))
+    if config.engine == "stack":
+        attempt, rows, width = _stack(config)
+    else:
+        attempt, width = run.Attempt(config, build.build(config)), 1
+        rows = attempt.rows
     times: list[float] = []
 
     def enough() -> bool:
@@ -72,11 +78,20 @@ def measure(config: RunConfig) -> Cost:
 
     attempt.should_stop = enough
     first_eval_s = 0.0
-    for row in attempt.rows(bar=False):
+    for row in rows(bar=False):
         first_eval_s = first_eval_s or attempt.progress.eval_s / len(attempt.progress.rows)
         del row
-    step_s = (times[-1] - times[0]) / max(1, len(times) - 1)
+    step_s = (times[-1] - times[0]) / max(1, len(times) - 1) / width
     evaluations = 2 + attempt.total_steps // attempt.eval_every  # the first row, and the test set
     size = len(checkpoint.pack(attempt.built, attempt.progress, {}, to_resume=config.checkpoint.keep == "all"))
     kept = size if config.checkpoint.keep != "none" else 0
     return Cost(attempt.total_steps * step_s + evaluations * first_eval_s, kept + BESIDE_CHECKPOINT + ROW * evaluations)
+
+
+def _stack(config: RunConfig) -> tuple[run.Attempt, Callable[..., Iterator[Any]], int]:
+    """A stack as wide as they come: its first run, what gives its rows, its width."""
+    from normbench.stack import replicas
+
+    width = stacks.width(config)
+    members = [replicas.Replica(its, build.build(its)) for its in (replace(config, seed=n) for n in range(width))]
+    return members[0], replicas.Stack(members).rows, width

@@ -20,6 +20,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from normbench import run
 from normbench.config import RunConfig, from_dict
+from normbench.sweep import stacks
 from normbench.sweep.estimate import kind
 
 LOOK_S = 0.2  # between two looks at signals and clocks
@@ -64,12 +65,13 @@ def run_all(
 
     On a full disk nothing more is begun.
 
-    One of each kind of run is begun first; as soon as it is known how long they take, the longest come first.
+    One of each kind of run is begun first; as soon as it is known how long they take, the longest come first. Runs of
+    engine=stack are trained several at a time (normbench/sweep/stacks.py).
 
     Args:
         configs: of runs in different folders.
         workers: processes, >= 1; or those that were started before, which then stay.
-        timeout_s: a run that takes longer is stopped, and can go on later.
+        timeout_s: a run that takes longer is stopped, and can go on later; a stack has so long for each of its runs.
         fail_fast: after a failure nothing more is begun.
         until: when all is stopped as by Ctrl-C, on the clock of time.monotonic.
         told: gets each result as it comes, with the number of its config.
@@ -80,30 +82,34 @@ def run_all(
         TimeUp: at `until`, likewise.
     """
     results: list[Result] = [NotStarted("not started: another run failed before") for _ in configs]
-    queue = _Queue(configs)
+    batches = stacks.batches(configs, workers if isinstance(workers, int) else len(workers))
+    queue = _Queue([configs[numbers[0]] for numbers in batches], [len(numbers) for numbers in batches])
     with contextlib.ExitStack() as ours:
-        slots = ours.enter_context(Workers(min(workers, len(configs)))) if isinstance(workers, int) else workers
+        slots = ours.enter_context(Workers(min(workers, len(batches)))) if isinstance(workers, int) else workers
         with slots.stopping_at_errors(), _signals() as signals:
             while queue.waiting or any(worker.busy for worker in slots):
                 for worker in slots:
                     if queue.waiting and not worker.busy:
-                        worker.begin(number := queue.take(), configs[number])
+                        worker.begin(number := queue.take(), [configs[n] for n in batches[number]])
                 wait([w.future for w in slots if w.future], LOOK_S, FIRST_COMPLETED)
                 if signals:
                     raise _interrupted(slots, signals[0])
                 if until is not None and time.monotonic() >= until:
                     raise TimeUp from _interrupted(slots, signal.SIGTERM)
                 for worker in slots:
-                    if worker.busy and timeout_s is not None and worker.seconds > timeout_s:
+                    most_s = None if timeout_s is None else timeout_s * worker.width
+                    if worker.busy and most_s is not None and worker.seconds > most_s:
                         worker.stop(TooLong(f"it took longer than timeout_s={timeout_s:g} s"))
                     if worker.busy and worker.future and worker.future.done():
                         number, seconds = worker.number, worker.seconds
-                        results[number] = worker.end()
+                        ended = dict(zip(batches[number], worker.end(), strict=True))
                         queue.took(number, seconds)
-                        told(number, results[number])
-                        if (fail_fast and has_failed(results[number])) or is_full(results[number]):
-                            queue.waiting.clear()
-                looked(sum(worker.busy for worker in slots), queue.left_s(slots))
+                        for n, result in ended.items():
+                            results[n] = result
+                            told(n, result)
+                            if (fail_fast and has_failed(result)) or is_full(result):
+                                queue.waiting.clear()
+                looked(sum(worker.width for worker in slots if worker.busy), queue.left_s(slots))
     return results
 
 
@@ -135,7 +141,7 @@ def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
     for worker in busy:
         worker.tell_to_stop()
     wait([worker.future for worker in busy if worker.future], GRACE_S)
-    ends = [worker.end() for worker in busy]
+    ends = [end for worker in busy for end in worker.end()]
     stopped = [end for end in ends if isinstance(end, run.Outcome) and end.state == "interrupted"]
     return run.Interrupted(stopped[0], signum) if stopped else KeyboardInterrupt()
 
@@ -174,14 +180,16 @@ class Workers(Sequence["_Worker"]):
 
 
 class _Queue:
-    """Which run comes next."""
+    """Which run, or stack of `widths` runs, comes next."""
 
-    def __init__(self, configs: Sequence[RunConfig]):
-        self.kinds = [kind(config) for config in configs]
+    def __init__(self, configs: Sequence[RunConfig], widths: Sequence[int] | None = None):
+        self.kinds = [
+            (kind(config), width) for config, width in zip(configs, widths or [1] * len(configs), strict=True)
+        ]
         first = {self.kinds[i]: i for i in reversed(range(len(configs)))}  # one of each kind
         rest = [i for i in range(len(configs)) if first[self.kinds[i]] != i]
         self.waiting = [*sorted(first.values()), *rest]
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[tuple[str, int], float] = {}
 
     def take(self) -> int:
         number = self.waiting[0]
@@ -204,10 +212,11 @@ class _Queue:
 
 @dataclass
 class _Worker:
-    """A process, and the run that it trains."""
+    """A process, and the run (or stack of `width` runs) that it trains."""
 
     number: int = -1
-    future: "Future[run.Outcome] | None" = None
+    width: int = 1
+    future: "Future[list[Result]] | None" = None
     began: float = 0.0
     instead: Exception | None = None  # of what it would answer
     pid: "Future[int] | None" = None
@@ -227,10 +236,10 @@ class _Worker:
             self.pid = self.pool.submit(os.getpid)
         return self.pool
 
-    def begin(self, number: int, config: RunConfig) -> None:
+    def begin(self, number: int, configs: Sequence[RunConfig]) -> None:
         pool = self.start()
-        self.number, self.began, self.instead = number, time.monotonic(), None
-        self.future = pool.submit(_train, config.to_dict())
+        self.number, self.width, self.began, self.instead = number, len(configs), time.monotonic(), None
+        self.future = pool.submit(_train, [config.to_dict() for config in configs])
 
     def tell_to_stop(self) -> None:
         """As Ctrl-C does: the run saves what it has and ends."""
@@ -245,23 +254,26 @@ class _Worker:
         wait([self.future], GRACE_S)
         self.instead = reason
 
-    def end(self) -> Result:
-        """What came of the run; a worker that is gone or deaf is replaced for the next one."""
+    def end(self) -> list[Result]:
+        """What came of each run; a worker that is gone or deaf is replaced for the next one."""
         assert self.future is not None
         future = self.future
         if not future.done():
             self.close()
-            return self.instead or Died("it did not stop when it was told to, and was killed")
+            return self._all(Died("it did not stop when it was told to, and was killed"))
         try:
-            return self.instead or future.result()
+            return [self.instead] * self.width if self.instead else future.result()
         except BrokenProcessPool as error:
             self.close()
             codes = re.search(r"exit codes of the workers are \{([^{}]*)\}", str(error))
-            return self.instead or Died(f"its process died: {codes[1] if codes else 'killed, or a crash'}")
+            return self._all(Died(f"its process died: {codes[1] if codes else 'killed, or a crash'}"))
         except Exception as error:
-            return error
+            return self._all(error)
         finally:
             self.future = None
+
+    def _all(self, error: Exception) -> list[Result]:
+        return [self.instead or error] * self.width
 
     def close(self) -> None:
         if self.pool is not None:
@@ -290,9 +302,15 @@ def _follow(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train(settings: dict) -> run.Outcome:
-    """In a worker."""
+def _train(settings: list[dict]) -> list[Result]:
+    """In a worker: one run, or a stack."""
+    configs = [from_dict(each) for each in settings]
+    if configs[0].engine == "stack":
+        from normbench.stack import replicas
+
+        results = replicas.run_all(configs)
+        return [result.outcome if isinstance(result, run.Interrupted) else result for result in results]
     try:
-        return run.run(from_dict(settings), announce=lambda _: None, bar=False)
+        return [run.run(configs[0], announce=lambda _: None, bar=False)]
     except run.Interrupted as stop:
-        return stop.outcome
+        return [stop.outcome]
