@@ -255,3 +255,15 @@ def test_the_accuracy_leads_where_evaluations_are_too_far_apart_to_tell_a_time(t
             )  # fmt: skip
     assert [row.metric for row in made(tmp_path).contrasts[0].rows][:2] == ["test_acc", "steps_to_0.8"]
     assert made(tmp_path, target=0.8).contrasts[0].rows[0].metric == "steps_to_0.8"
+
+
+def test_where_too_many_never_reach_a_target_chosen_afterwards_the_accuracy_leads(tmp_path):
+    """Half of the baseline's runs reach 0.8, and some of each arm never do: there is no ratio of times."""
+    for seed in range(6):
+        for norm, fails in (("none", seed % 2 == 0), ("bn", seed % 3 == 0)):
+            add(tmp_path, 10**6 if fails else 1000, 0.75 if fails else 0.9, norm=norm, seed=seed)
+    (contrast,) = made(tmp_path).contrasts
+    assert contrast.rows[0].metric == "test_acc"
+    assert next(row.state for row in contrast.rows if row.effect_kind == "ratio") == "REFUSED"
+    (asked,) = made(tmp_path, target=0.8).contrasts
+    assert asked.rows[0].metric == "steps_to_0.8"  # who asks for it is told that it can't be told

@@ -368,8 +368,8 @@ def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def _questions(made: Study, contrast: Contrast) -> list[_Question]:
-    """The headline first: the time to the target, or, if it is not asked for and evaluations are too far apart to tell
-    it, the accuracy.
+    """The headline first: the time to the target, or, if it is not asked for and can't be told (too many never reach it,
+    or evaluations are too far apart), the accuracy.
     """
     a, b, unit = contrast.baseline, contrast.variant, made.options.x
     found = []
@@ -378,8 +378,8 @@ def _questions(made: Study, contrast: Contrast) -> list[_Question]:
             found.append(_times(made, contrast, metric, a.reported, b.reported, False))
     accuracy = _accuracy(a, b, a.reported, b.reported, False)
     asked_for = made.options.target is not None or made.options.x != "step"
-    too_coarse = bool(found) and not asked_for and found[0].effect.resolution >= UNTOLD
-    found.insert(0 if too_coarse else len(found), accuracy)
+    untold = bool(found) and not asked_for and (found[0].effect.resolution >= UNTOLD or bool(found[0].effect.refused))
+    found.insert(0 if untold else len(found), accuracy)
     if a.selection and b.selection and max(a.selection.n_settings, b.selection.n_settings) > 1:
         same = a.at(a.selection.best), b.at(a.selection.best)
         if same[0] and same[1]:
