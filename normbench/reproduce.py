@@ -131,7 +131,9 @@ def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[s
 
     print(tested.claim)
     worst = 0
+    own = {word.partition("=")[0] for word in typed}
     for command in commands:
+        command = [word for word in command if word.partition("=")[0] not in own]  # what is typed wins
         print(f"$ {shlex.join(['normbench', 'train', '-m', *command, *typed])}", flush=True)
         code = app.train(["-m", *command, *typed])
         if code not in (0, 1):

@@ -1,7 +1,9 @@
 """What runs answer to the questions of a claim, each number worked by hand from made-up runs."""
 
 import math
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from fakes import write_run
 
@@ -142,6 +144,42 @@ def test_the_gap_and_the_pace(tmp_path):
     assert (gap.verdict, gap.row.effect) == ("supported", pytest.approx(-6.0))
     assert pace.sides[0] == dict.fromkeys(SEEDS, pytest.approx(1000 * 2.0 / 200))
     assert pace.verdict == "supported"
+
+
+def test_what_probes_saw_in_the_layers(tmp_path):
+    """At the last step, over the layers in their order; what is not of a complete run is left out."""
+    pair(tmp_path, 0.0)
+    run(tmp_path, 0.1, 5, norm="none", lost=True)
+    runs, metrics = collect([tmp_path])
+    rows = []
+    for run_id, norm in zip(runs["run_id"], runs["norm"], strict=True):
+        first, last, share = (1e-3, 10.0, 0.5) if norm == "none" else (2.0, 20.0, 0.1)
+        for step, factor in ((100, 7.0), (200, 1.0)):
+            rows += [
+                (run_id, step, 1, "grad", "norm_mean", last),
+                (run_id, step, 0, "grad", "norm_mean", first * factor),
+            ]
+            rows += [(run_id, step, layer, "act", "saturated", share * layer * factor) for layer in (0, 1)]
+            rows.append((run_id, step, 0, "act", "dead", 1.0))
+    layers = pd.DataFrame(rows, columns=["run_id", "step", "layer_index", "kind", "stat", "value"])
+    made = replace(study(runs, metrics, Options()), layers=layers)
+    asks = (Question("gradient_kept", expect="higher", **BN), Question("saturated", expect="lower", **BN))
+    kept, saturated = answers.answers(made, Claim("name", "It is so.", "somewhere", "quick", asks))
+    assert kept.sides == (dict.fromkeys(SEEDS, pytest.approx(-1.0)), dict.fromkeys(SEEDS, pytest.approx(-4.0)))
+    assert saturated.sides == (dict.fromkeys(SEEDS, pytest.approx(5.0)), dict.fromkeys(SEEDS, pytest.approx(25.0)))
+    assert (kept.verdict, saturated.verdict) == ("supported", "supported")
+
+
+def test_without_a_probe_nothing_is_made_up(tmp_path):
+    pair(tmp_path, 0.0)
+    (answer,) = asked(tmp_path, Question("saturated", expect="lower", **BN))
+    assert (answer.sides, answer.row.state, answer.verdict) == (({}, {}), "REFUSED", "undecided")
+
+
+@pytest.mark.parametrize(("first", "told"), [(1.0, -1.0), (0.0, math.log10(measures.TINY) - 1)])
+def test_a_gradient_that_has_gone_is_the_smallest_number_there_is(first, told):
+    assert measures._first_against_last(pd.Series([first, 5.0, 10.0])) == pytest.approx(told)
+    assert math.isnan(measures._first_against_last(pd.Series([first, 0.0])))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""The documents' claims: every file of conf/claim is one, its sweep can be made, the command ends with a verdict."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from normbench import claim, reproduce
+from normbench.app import register_plugins
+from normbench.report import target
+from normbench.report.measures import MEASURES
+from normbench.sweep import jobs, session
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+CLAIMS = sorted(reproduce.known())
+SEEDS = {"quick": 3, "full": 6}
+
+
+def planned(name, budget, *more):
+    """The jobs that the command would train, as CheckedSweeper makes them."""
+    register_plugins()
+    brought = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))["hydra"]["sweeper"]["params"]
+    found = []
+    for typed in reproduce.sweeps(name, reproduce.known()[name], budget):
+        own = {word.partition("=")[0].lstrip("+") for word in typed}
+        params = [f"{key}={value}" for key, value in brought.items() if key not in own]
+        with initialize_config_module("normbench.conf", version_base="1.3"):
+            found += jobs.plan(GlobalHydra.instance().config_loader(), [*params, *typed, *more]).jobs
+    return found
+
+
+def value(config, key):
+    """Of a setting as it is typed: norm -> bn, model.dropout -> 0.5; None where there is none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config["name"] if isinstance(config, dict) else config
+
+
+def has(config, typed):
+    wanted = dict(part.split("=", 1) for part in typed.split())
+    return all(
+        (found := value(config, key)) is not None and OmegaConf.create({"v": found}).v == _typed(text, found)
+        for key, text in wanted.items()
+    )
+
+
+def _typed(text, like):
+    return float(text) if isinstance(like, int | float) and not isinstance(like, bool) else text
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_file_is_a_claim_with_its_sweep_and_its_cost(name):
+    data = reproduce.known()[name]
+    for budget in reproduce.BUDGETS[:2]:
+        made = claim.made(name, data, budget)
+        assert made.claim.endswith(".")
+        assert made.source.startswith(("document", "beyond"))
+    assert data["quick"], "the small budget is another than the full one"
+    assert {"quick", "full"} <= set(data["cost"])
+    assert all(isinstance(seconds, int | float) and seconds > 0 for seconds in data["cost"].values())
+    for ask in made.asks:
+        assert ask.measure in {*MEASURES, *target.UNITS}
+        assert bool(ask.along) == (ask.measure in MEASURES and MEASURES[ask.measure].along)
+    experiment = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert (experiment[0], experiment[1][:2]) == ("# @package _global_", "# ")
+
+
+@pytest.mark.parametrize("budget", ["quick", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_budget_has_runs_for_both_sides_of_every_question(name, budget):
+    configs = [job.config.to_dict() for job in planned(name, budget)]
+    assert len({config["seed"] for config in configs}) >= SEEDS[budget]
+    for ask in claim.made(name, reproduce.known()[name], budget).asks:
+        for side in (ask.of, ask.than):
+            there = [config for config in configs if has(config, " ".join([side, *ask.where]))]
+            assert len({config["seed"] for config in there}) >= SEEDS[budget], f"{side} {ask.where}"
+            assert not ask.along or len({str(value(config, ask.along)) for config in there}) > 1
+    assert all(config["checkpoint"]["keep"] == "none" for config in configs)
+    folder = {config["name"] for config in configs}
+    assert folder == {reproduce.folder_name(name, budget)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_quick_run_can_be_built(name, tmp_path):
+    work = session.Sorted(todo=planned(name, "quick", f"out={tmp_path}"))
+    session.check(work)
+    assert work.todo
+    assert not work.impossible
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def normbench(*words, cwd):
+    done = subprocess.run([sys.executable, "-m", "normbench", *words], capture_output=True, text=True, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """One claim on 500 images, one epoch: what was printed, and the folder."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    tiny = ("dataset.train_size=500", "epochs=1", "eval.every_steps=2", "out=here")
+    code, out, err = normbench("reproduce", "bn_speeds_training", *tiny, cwd=folder)
+    assert code == 0, err
+    return out, folder / "here" / "bn_speeds_training_quick"
+
+
+def test_a_claim_ends_with_the_verdict_of_its_report(reproduced):
+    out, folder = reproduced
+    report = json.loads((folder / "report" / "report.json").read_text())
+    sentence = " ".join(reproduce.known()["bn_speeds_training"]["claim"].split())
+    assert report["claim"]["verdict"] in ("supported", "contradicted", "undecided")
+    assert out.splitlines()[0] == sentence
+    assert out.splitlines()[-1] == f"{report['claim']['verdict']}: {sentence}"
+    assert (folder / "report" / "report.md").read_text().startswith(f"# {sentence}\n")
+    assert claim.read(folder).budget == "quick"
+
+
+def test_what_is_typed_wins_over_the_budget(reproduced):
+    configs = [json.loads(path.read_text())["config"] for path in reproduced[1].glob("*/run.json")]
+    assert len(configs) == 6
+    assert {(config["epochs"], config["dataset"]["train_size"], config["dataset"]["name"]) for config in configs} == {
+        (1, 500, "fashion_mini")
+    }
+
+
+def test_the_list_has_every_claim_and_what_it_costs(capsys):
+    assert reproduce.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == CLAIMS
+    assert not any("not measured" in line for line in lines)
+
+
+def test_claims_are_experiments_too():
+    from normbench import catalog
+
+    assert set(CLAIMS) <= {path.stem for path in (CONF / "experiment").glob("*.yaml")}
+    assert "experiment" in catalog.LISTED
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bn_speed_training"], "no claim 'bn_speed_training'; did you mean bn_speeds_training?"),
+        (["qqq"], "no claim 'qqq'; normbench reproduce --list tells them"),
+        (["bn_speeds_training", "budget=huge"], "budget must be one of quick, full, paper, got 'huge'"),
+        (["bn_speeds_training", "budget=paper"], "bn_speeds_training has no budget=paper"),
+        (["budget=quick"], "name a claim, or all"),
+        (["bn_speeds_training", "--fast"], "unknown option --fast"),
+        (["bn_speeds_training", "seed=1"], "seed is a part of what a claim tests"),
+    ],
+)
+def test_bad_input_is_named_before_anything_runs(words, said, capsys):
+    assert reproduce.main(words) == 2
+    assert said in capsys.readouterr().err
