@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.report import search
+from normbench.report import probed, search
 from normbench.report.state import ACCURACY_MARGIN, LOSS_MARGIN
 from normbench.report.study import Study
 from normbench.report.tables import untrained
@@ -122,4 +122,5 @@ MEASURES = {
         "accuracy lost against the best value in pp, mean over all values", 0.5, _lost, along=True
     ),
     "fall": Measure("accuracy at the largest value minus that at the smallest in pp", 0.5, _fall, along=True),
+    **probed.measures(Measure),
 }
