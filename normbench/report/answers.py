@@ -85,11 +85,11 @@ def _has(arm: Arm, wanted: Mapping[str, str]) -> bool:
 
 
 def _text(value: Any) -> str:
-    """0.10, "0.1" and 0.1 are one value."""
+    """0.10, "0.1" and 0.1 are one value; so are [64, 64] and [64,64], of which one word can be typed."""
     try:
         return f"{float(value):g}"
     except (TypeError, ValueError):
-        return str(value)
+        return str(value).replace(" ", "")
 
 
 def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: tuple[list[Arm], list[Arm]]) -> Answer:

@@ -1,19 +1,17 @@
 """What a claim measures: a number a seed, from the runs that one side of a question is reported by. Pure."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from normbench.report import search
+from normbench.report import probed, search
 from normbench.report.state import ACCURACY_MARGIN, LOSS_MARGIN
 from normbench.report.study import Study
 from normbench.report.tables import untrained
 
-TINY = sys.float_info.min
 Seeds = dict[int, float]
 Points = dict[Any, dict[int, Mapping[str, Any]]]  # value of `along`, in order -> seed -> row of the runs' table
 
@@ -112,29 +110,6 @@ def _fall(study: Study, points: Points) -> Seeds:
     }
 
 
-def _of_layers(kind: str, stat: str, number: Callable[[pd.Series], float]) -> Callable[[Study, Points], Seeds]:
-    """`number` of a probe's last values, one a layer in the order of the network; complete runs that had the probe."""
-
-    def of(study: Study, points: Points) -> Seeds:
-        (runs,) = points.values()
-        table = study.layers
-        table = table[(table["kind"] == kind) & (table["stat"] == stat)] if len(table) else table
-        found = {}
-        for seed, row in runs.items():
-            own = table[table["run_id"] == row["run_id"]] if len(table) else table
-            if row["state"] == "complete" and len(own):
-                last = own[own["step"] == own["step"].max()].sort_values("layer_index")
-                found[seed] = number(last["value"].astype(float))
-        return {seed: value for seed, value in found.items() if math.isfinite(value)}
-
-    return of
-
-
-def _first_against_last(values: pd.Series) -> float:
-    """log10 of the first layer's value over the last one's; a first of 0 counts as the smallest double above it."""
-    return math.log10(max(values.iloc[0], TINY)) - math.log10(values.iloc[-1]) if values.iloc[-1] > 0 else math.nan
-
-
 MEASURES = {
     "test_acc": Measure("test_acc", ACCURACY_MARGIN, _last("test_score")),
     "test_loss": Measure("test_loss", LOSS_MARGIN, _last("test_loss")),
@@ -147,14 +122,5 @@ MEASURES = {
         "accuracy lost against the best value in pp, mean over all values", 0.5, _lost, along=True
     ),
     "fall": Measure("accuracy at the largest value minus that at the smallest in pp", 0.5, _fall, along=True),
-    "saturated": Measure(
-        "percent of values in saturation, mean over all layers, after the last step",
-        1.0,
-        _of_layers("act", "saturated", lambda values: 100 * float(values.mean())),
-    ),
-    "gradient_kept": Measure(
-        "gradient norm of the first layer against the last one's, in powers of ten, over the last steps",
-        0.25,
-        _of_layers("grad", "norm_mean", _first_against_last),
-    ),
+    **probed.measures(Measure),
 }

@@ -368,7 +368,7 @@ def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def _questions(made: Study, contrast: Contrast) -> list[_Question]:
-    """The headline first: the time to the target, or, if it is not asked for and can't be told (too many never reach it,
+    """The headline first: the time to the target, or, if it is not asked for and can't be told (too many runs miss it,
     or evaluations are too far apart), the accuracy.
     """
     a, b, unit = contrast.baseline, contrast.variant, made.options.x
