@@ -81,9 +81,7 @@ def _grid(draws: np.random.Generator, levels: Levels, trials: int, worth: Worth)
     """The same number of evenly spaced levels of every setting, moved together by a random share of their distance."""
     each = round(trials ** (1 / len(levels)))
     if each ** len(levels) != trials:
-        raise Incomplete(
-            f"trials of a grid must be a number to the power of {len(levels)}, given {trials}"
-        )
+        raise Incomplete(f"trials of a grid must be a number to the power of {len(levels)}, given {trials}")
     axes = [((np.arange(each) + draws.random()) / each * len(level)).astype(int) for level in levels]
     return [tuple(map(int, place)) for place in zip(*(m.ravel() for m in np.meshgrid(*axes)), strict=True)]
 
