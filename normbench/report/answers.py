@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normbench.claim import Claim, Question
-from normbench.report import selection, stats, target, verdict
-from normbench.report.measures import MEASURES, Points, Seeds
+from normbench.report import searched, selection, stats, target, verdict
+from normbench.report.measures import FOUND, MEASURES, Points, Seeds
 from normbench.report.selection import LR
-from normbench.report.state import Flag, State, Subject, gains
+from normbench.report.state import ACCURACY_MARGIN, Flag, State, Subject, gains
 from normbench.report.stats import Effect, Interval
 from normbench.report.study import Arm, Refused, Study, budget_words, origins
 from normbench.report.tables import cell_text, natural
@@ -51,8 +51,10 @@ def answers(study: Study, claim: Claim) -> list[Answer]:
 
 
 def _answered(study: Study, question: Question) -> list[Answer]:
+    if question.measure == FOUND:
+        return [_answer(study, question, {}, ([arm], [arm])) for arm in study.arms]
     if question.measure not in MEASURES and question.measure not in target.UNITS:
-        known = ", ".join(sorted([*MEASURES, *target.UNITS]))
+        known = ", ".join(sorted([*MEASURES, *target.UNITS, FOUND]))
         raise Refused(f"measure must be one of {known}, given {question.measure!r}")
     of, than = (dict(part.split("=", 1) for part in side.split()) for side in (question.of, question.than))
     where = dict(part.split("=", 1) for part in question.where)
@@ -97,6 +99,9 @@ def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: t
     if question.measure in target.UNITS:
         numbers, effect, subject = _time(study, question, of, than)
         margin = question.margin
+    elif question.measure == FOUND:
+        numbers, subject = searched.sides(question, of[0].runs), Subject("test_acc", "", "", "", "", "")
+        effect, margin = stats.difference(numbers[1], numbers[0], paired=True), question.margin or ACCURACY_MARGIN
     else:
         measure = MEASURES[question.measure]
         if bool(question.along) != measure.along:

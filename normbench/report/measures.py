@@ -14,6 +14,7 @@ from normbench.report.tables import untrained
 
 Seeds = dict[int, float]
 Points = dict[Any, dict[int, Mapping[str, Any]]]  # value of `along`, in order -> seed -> row of the runs' table
+FOUND = "found"  # test accuracy of what a way of searching finds, see `searched`
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a claim measures inside the network, from layers.csv (docs/probes.md): a number a seed. Pure.
 
-A value that is not finite is left out, and a seed that has none left has no number.
+A value that is not finite is left out, and a seed that has none left, or whose run had no such probe, has no number.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normbench.report.study import Refused, Study
+from normbench.report.study import Study
 
 Seeds = dict[int, float]
 Points = Mapping[Any, Mapping[int, Mapping[str, Any]]]
@@ -24,9 +24,8 @@ def _of_each(read: Callable[[pd.DataFrame], float], kind: str) -> Callable[[Stud
     def of(study: Study, points: Points) -> Seeds:
         (runs,) = points.values()
         table = study.layers
-        if not len(table) or not table["kind"].isin(kinds).any():
-            probe = {"pre_act": "activations", "act": "activations", "landscape": "landscape"}.get(kind, "gradients")
-            raise Refused(f"this measure needs what probe={probe} records, no run has it; train them with it")
+        if not len(table):
+            return {}
         table = table[table["kind"].isin(kinds) & np.isfinite(table["value"].astype(float))]
         found = {}
         for seed, row in runs.items():
