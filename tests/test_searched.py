@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from fakes import write_run
 
+from normbench import claim
 from normbench.claim import Claim, Question
-from normbench.report import answers, searched
+from normbench.report import answers, main, searched
 from normbench.report.collect import collect
 from normbench.report.study import Options, Refused, study
 
@@ -90,5 +91,10 @@ def test_a_question_of_two_ways(tmp_path):
     (answer,) = answers.answers(made, Claim("n", "c", "s", "quick", (ask,)))
     assert answer.verdict == "supported"
     assert answer.row.effect == pytest.approx(0.33, abs=0.04)
+    claim.write(tmp_path, Claim("n", "c", "s", "quick", (ask,)))
+    assert main([str(tmp_path), "--out", str(tmp_path / "report"), "--format", "md"]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "scale=log against scale=linear" in text
+    assert "test accuracy, along optimizer.lr, claimed to be higher" in text
     with pytest.raises(Refused, match="found: of and than"):
         answers.answers(made, Claim("n", "c", "s", "quick", (Question("found", "a=b", "c=d", "same", (), LR),)))

@@ -11,7 +11,7 @@ from normbench.claim import Claim
 from normbench.report import exports, main_table, methods, notes, paper, side_tables
 from normbench.report.answers import CONTRADICTED, SUPPORTED, UNDECIDED, Answer, answers, overall
 from normbench.report.figures import Drawn
-from normbench.report.measures import MEASURES
+from normbench.report.measures import WORDS
 from normbench.report.paper import Cell, Table
 from normbench.report.selection import noun
 from normbench.report.sentence import metric_words
@@ -169,7 +169,7 @@ def _tested(study: Study) -> Tested | None:
 
 def _asked(answer: Answer) -> str:
     q = answer.question
-    name = MEASURES[q.measure].words if q.measure in MEASURES else f"{UNITS[q.measure]} to the target"
+    name = WORDS.get(q.measure) or f"{UNITS[q.measure]} to the target"
     expected = {"same": "the same", "lower": "lower", "higher": "higher"}[q.expect]
     return f"{metric_words(name)}, {f'along {q.along}, ' if q.along else ''}claimed to be {expected}"
 

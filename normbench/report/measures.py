@@ -125,3 +125,5 @@ MEASURES = {
     "fall": Measure("accuracy at the largest value minus that at the smallest in pp", 0.5, _fall, along=True),
     **probed.measures(Measure),
 }
+
+WORDS = {name: measure.words for name, measure in MEASURES.items()} | {FOUND: "test_acc"}
