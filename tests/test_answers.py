@@ -84,6 +84,13 @@ def test_what_else_varies_gives_an_answer_each(tmp_path):
     assert one.verdict == "supported"
 
 
+def test_models_and_data_sets_that_vary_are_named(tmp_path):
+    for model in ("mlp", "lenet"):
+        pair(tmp_path, 0.03, model=model)
+    found = asked(tmp_path, Question("test_acc", expect="higher", **BN))
+    assert [answer.where for answer in found] == ["model=lenet", "model=mlp"]
+
+
 def test_the_time_to_a_target(tmp_path):
     for seed in SEEDS:
         for norm, steps in (("none", (0, 80, 160, 200)), ("bn", (0, 40, 80, 200))):

@@ -198,11 +198,12 @@ def _mean(values: Seeds) -> float:
 
 
 def _place(arm: Arm, where: Mapping[str, Any]) -> str:
-    return ", ".join(text for text in (str(arm.runs["model"].iloc[0]), _words(where)) if text)
+    told = {key: value for key, value in where.items() if key not in ("model", "dataset")}  # said already
+    return ", ".join(text for text in (str(arm.runs["model"].iloc[0]), _words(told)) if text)
 
 
 def _words(where: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={cell_text(v)}" for k, v in where.items() if v != "" and k not in ("model", "dataset"))
+    return ", ".join(f"{k}={cell_text(v)}" for k, v in where.items() if v != "")
 
 
 def _tuning(of: Arm, than: Arm, question: Question) -> str:
