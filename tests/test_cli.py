@@ -160,7 +160,7 @@ def test_help_version_list_and_status(normbench, tmp_path):
     assert re.search(r"^  none +no normalization: the baseline$", listed, re.M)
     assert "[default]" in listed
     assert set(re.findall(r"^\w+", normbench("list").stdout, re.M)) == {*GROUPS, "experiment"}
-    assert re.search(r"^  resnet20_cifar10 ResNet-20", normbench("list", "experiment").stdout, re.M)
+    assert re.search(r"^  resnet20_cifar10 +ResNet-20", normbench("list", "experiment").stdout, re.M)
     (tmp_path / "mine/norm").mkdir(parents=True)
     (tmp_path / "mine/norm/odd.yaml").write_text("# an odd one\n_target_: torch.nn.Identity\n")
     assert re.search(r"^  odd +an odd one  \[yours\]$", normbench("list", "norm", "--config-dir", "mine").stdout, re.M)

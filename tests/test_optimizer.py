@@ -18,7 +18,7 @@ from normbench.optimizer.lion import Lion
 from normbench.optimizer.muon import Muon
 
 CURVATURE, MINIMUM, START = np.array([1.0, 3.0, 0.2]), np.array([1.0, -2.0, 0.5]), np.array([4.0, 1.0, -3.0])
-OURS = ("name", "_target_", "decay_norm_and_bias")
+OURS = ("name", "_target_", "tune", "decay_norm_and_bias")
 
 
 class Bowl(nn.Module):
