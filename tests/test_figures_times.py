@@ -5,10 +5,13 @@ import shutil
 from dataclasses import replace
 
 import matplotlib.colors
+import matplotlib.figure
+import numpy as np
 import pytest
 from drawn import assert_inside, marks, read, texts
 from fakes import write_run
 
+from normbench.report import panels
 from normbench.report.collect import collect
 from normbench.report.figures import NotDrawn, speedup_vs_target, time_to_target
 from normbench.report.study import Options, study
@@ -299,3 +302,14 @@ def test_order_does_not_matter(tmp_path, figure):
         assert again.data.equals(one.data)
         for label in ("_seed", "_median", "ratio"):
             assert marks(again.figure.axes[0], label) == marks(one.figure.axes[0], label)
+
+
+@pytest.mark.parametrize(("low", "high"), [(790, 2600), (1, 1000), (0.3, 30), (400, 700), (5e-5, 2)])
+def test_labels_of_a_log_axis_stand_apart(low, high):
+    """800, 850, 900, 950 and 1,000 on an axis to 2,600 would be written over each other."""
+    axis = matplotlib.figure.Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    axis.set(xscale="log", xlim=(low, high))
+    panels.plain_log_ticks(axis, "x")
+    ticks = np.log(axis.get_xticks()) / np.log(high / low)
+    assert len(ticks) >= 3
+    assert min(np.diff(ticks)) >= panels.NEAREST

@@ -17,6 +17,7 @@ Points = tuple[np.ndarray, np.ndarray]  # steps, values
 NEAR = 6.0  # points; ends of lines that are closer than this cannot carry a label each
 FEW = 10  # evaluations, of which each can be seen
 MOST_LABELS = 4  # a panel
+NEAREST = 0.07  # of a log axis: ticks as near have labels that meet
 LABEL = 8.5  # points from one label to the next
 
 
@@ -113,9 +114,18 @@ def plain_log_ticks(axis: Axes, which: str, fewest: int = 4, most: int = 9) -> N
             break
     if len(ticks) < 3:
         ticks = [t for t in ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
-    one.set_major_locator(ticker.FixedLocator(ticks[:: math.ceil(len(ticks) / most)]))
+    one.set_major_locator(ticker.FixedLocator(_apart(ticks[:: math.ceil(len(ticks) / most)], low, high)))
     one.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     one.set_minor_locator(ticker.NullLocator())
+
+
+def _apart(ticks: Sequence[float], low: float, high: float) -> list[float]:
+    """Without those so near to a rounder one that their labels would meet."""
+    kept: list[float] = []
+    for tick in sorted(ticks, key=lambda tick: (len(f"{tick:g}".strip("0").replace(".", "")), tick)):
+        if all(abs(math.log(tick / other)) >= NEAREST * math.log(high / low) for other in kept):
+            kept.append(tick)
+    return sorted(kept)
 
 
 def shown(run_ids: Sequence[str], curves: Curves, most: int | None) -> list[str]:
