@@ -33,7 +33,9 @@ def main(args: list[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: FIRST_FOLDER/tensorboard; is made anew")
     given = parser.parse_args(args)
     try:
-        return _export(given.folders, given.out or given.folders[0] / "tensorboard")
+        first = given.folders[0]
+        inside = first.parent if (first / "run.json").exists() else first  # never into a run's own folder
+        return _export(given.folders, given.out or inside / "tensorboard")
     except InputError as error:
         print(f"normbench export: {error}", file=sys.stderr)
         return BAD_INPUT

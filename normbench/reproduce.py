@@ -3,6 +3,7 @@
 conf/claim/<name>.yaml holds what is claimed and asked, conf/experiment/<name>.yaml the sweep of its full budget.
 """
 
+import hashlib
 import shlex
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench import claim
-from normbench.config import ConfigError
+from normbench.config import NOT_IDENTITY, ConfigError
 from normbench.words import duration
 
 BUDGETS = ("quick", "full", "paper")
@@ -21,8 +22,9 @@ HELP = """\
 usage: normbench reproduce NAME ... | all  [budget=quick|full|paper] [key=value ...]
        normbench reproduce --list
 
-Put claims of the documents to the test. Each trains its runs into results/NAME (results/NAME_quick), skipping those
-that are done, and writes a report that begins with the claim and its verdict: supported, contradicted or undecided.
+Put claims of the documents to the test. Each trains its runs into results/NAME (results/NAME_quick; with other settings
+than the claim's own a folder beside it), skipping those that are done, and writes a report that begins with the claim
+and its verdict: supported, contradicted or undecided.
 
   normbench reproduce --list                     the claims, what they cost
   normbench reproduce bn_speeds_training         with budget=quick: minutes on 2 cores
@@ -92,10 +94,22 @@ def _read(args: Sequence[str]) -> tuple[str, list[str], list[str]]:
         raise ConfigError("name a claim, or all; normbench reproduce --list tells them")
     if bad := [word for word in typed if word.startswith("-")]:
         raise ConfigError(f"unknown option {bad[0]}; normbench reproduce --help tells more")
-    for key in ("name", "seed"):
-        if any(word.partition("=")[0] == key for word in typed):
-            raise ConfigError(f"{key} is a part of what a claim tests; type another setting, or normbench train -m")
-    return budget, list(dict.fromkeys(names)), typed
+    names = list(dict.fromkeys(names))
+    keys = [word.partition("=")[0] for word in typed]
+    for name in names:
+        for key in keys:
+            if key in ("name", "seed") or key in asked_about(there[name]):
+                raise ConfigError(
+                    f"{key} is a part of what {name} tests; type another setting, or make your own runs with "
+                    "normbench train -m"
+                )
+    return budget, names, typed
+
+
+def asked_about(data: Mapping[str, Any]) -> set[str]:
+    """The settings that the claim's questions compare."""
+    texts = [text for ask in data["asks"] for text in (ask["of"], ask["than"], *str(ask.get("along", "")).split())]
+    return {word.partition("=")[0] for text in texts for word in str(text).split()}
 
 
 def _list() -> int:
@@ -131,24 +145,36 @@ def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[s
 
     print(tested.claim)
     worst = 0
-    own = {word.partition("=")[0] for word in typed}
+    own, folder = {word.partition("=")[0] for word in typed}, _folder(tested, typed)
     for command in commands:
         command = [word for word in command if word.partition("=")[0] not in own]  # what is typed wins
+        command = [f"name={folder.name}" if word.startswith("name=") else word for word in command]
         print(f"$ {shlex.join(['normbench', 'train', '-m', *command, *typed])}", flush=True)
         code = app.train(["-m", *command, *typed])
+        if code in (130, 143):
+            again = ["normbench", "reproduce", tested.name, f"budget={tested.budget}", *typed]
+            print(f"to go on with the claim: {shlex.join(again)}", flush=True)
         if code not in (0, 1):
             return code
         worst = max(worst, code)
-    folder = _folder(tested, typed)
     claim.write(folder, tested)
     code = report.main([str(folder), *map(str, data.get("report") or ())])
+    if code:
+        return code
     print(f"{_verdict(folder)}: {tested.claim}", flush=True)
-    return max(worst, code)
+    return worst
 
 
 def _folder(tested: claim.Claim, typed: Sequence[str]) -> Path:
+    """Runs with other settings than the claim's have a folder of their own: they are never judged together."""
     out = next((word.partition("=")[2] for word in reversed(typed) if word.startswith("out=")), "results")
-    return Path(out) / folder_name(tested.name, tested.budget)
+    other = sorted(word for word in typed if not word.startswith("hydra") and not _unimportant(word.partition("=")[0]))
+    mark = f"_{hashlib.sha256(' '.join(other).encode()).hexdigest()[:6]}" if other else ""
+    return Path(out) / f"{folder_name(tested.name, tested.budget)}{mark}"
+
+
+def _unimportant(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
 
 
 def _verdict(folder: Path) -> str:

@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> int:
         results = [_shown(folder, verify(folder, options.data_root, options.trust_code)) for folder in folders]
     except (records.Damaged, PermissionError) as error:
         print(f"normbench verify: {error}", file=sys.stderr)
-        return 2
+        return 4 if isinstance(error, records.Damaged) else 2
     except Exception as error:
         known = app.exit_code(error)
         if known is None:

@@ -414,3 +414,11 @@ def test_halving_and_seeds_are_in_the_predicted_time():
     assert budget.seconds(plan, each, 9, [False], 1) == budget.START_S + 9 * 9 + 3 * 9
     halved = budget.seconds(replace(plan, halving=3), each, 9, [True], 1)
     assert halved == budget.START_S + 9 * 1 + 3 * 2 + 1 * 6 + 2 * 3 * 9
+
+
+def test_a_folder_of_other_runs_is_not_taken_over(tmp_path):
+    (tmp_path / "mlp-bn-adam-s0-000000000000").mkdir()
+    (tmp_path / "mlp-bn-adam-s0-000000000000" / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds runs that no comparison made; type another name="):
+        planning.kept(tmp_path)
+    assert planning.kept(tmp_path / "new") is None

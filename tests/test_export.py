@@ -87,3 +87,11 @@ def test_without_the_extra_it_says_what_to_install(runs, capsys, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     assert export.main([str(runs)]) == 2
     assert "pip install 'normbench[tensorboard]'" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_stays_as_it_is(runs):
+    (folder,) = runs.glob("mlp-bn-*")
+    before = sorted(path.name for path in folder.iterdir())
+    assert export.main([str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert (runs / "tensorboard" / folder.name).is_dir()

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from normbench import claim, reproduce
 from normbench.app import register_plugins
 from normbench.report import target
-from normbench.report.measures import MEASURES
+from normbench.report.answers import _text
+from normbench.report.collect import flatten
+from normbench.report.measures import FOUND, MEASURES
 from normbench.sweep import jobs, session
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -35,22 +37,14 @@ def planned(name, budget, *more):
 
 
 def value(config, key):
-    """Of a setting as it is typed: norm -> bn, model.dropout -> 0.5; None where there is none."""
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config["name"] if isinstance(config, dict) else config
+    """Of a setting, as the report's tables have it; None where there is none."""
+    flat = flatten(config)
+    return flat.get(f"{key}.name", flat.get(key))
 
 
 def has(config, typed):
     wanted = dict(part.split("=", 1) for part in typed.split())
-    return all(
-        (found := value(config, key)) is not None and OmegaConf.create({"v": found}).v == _typed(text, found)
-        for key, text in wanted.items()
-    )
-
-
-def _typed(text, like):
-    return float(text) if isinstance(like, int | float) and not isinstance(like, bool) else text
+    return all(_text(value(config, key)) == _text(text) for key, text in wanted.items())
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -59,13 +53,13 @@ def test_every_file_is_a_claim_with_its_sweep_and_its_cost(name):
     for budget in reproduce.BUDGETS[:2]:
         made = claim.made(name, data, budget)
         assert made.claim.endswith(".")
-        assert made.source.startswith(("document", "beyond"))
+        assert made.source.startswith("document") or made.claim.startswith("Beyond the documents")
     assert data["quick"], "the small budget is another than the full one"
     assert {"quick", "full"} <= set(data["cost"])
     assert all(isinstance(seconds, int | float) and seconds > 0 for seconds in data["cost"].values())
     for ask in made.asks:
-        assert ask.measure in {*MEASURES, *target.UNITS}
-        assert bool(ask.along) == (ask.measure in MEASURES and MEASURES[ask.measure].along)
+        assert ask.measure in {*MEASURES, *target.UNITS, FOUND}
+        assert bool(ask.along) == (ask.measure == FOUND or (ask.measure in MEASURES and MEASURES[ask.measure].along))
     experiment = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert (experiment[0], experiment[1][:2]) == ("# @package _global_", "# ")
 
@@ -76,6 +70,9 @@ def test_every_budget_has_runs_for_both_sides_of_every_question(name, budget):
     configs = [job.config.to_dict() for job in planned(name, budget)]
     assert len({config["seed"] for config in configs}) >= SEEDS[budget]
     for ask in claim.made(name, reproduce.known()[name], budget).asks:
+        if ask.measure == FOUND:  # both sides search the same runs
+            assert all(len({value(config, key) for config in configs}) >= 3 for key in ask.along.split())
+            continue
         for side in (ask.of, ask.than):
             there = [config for config in configs if has(config, " ".join([side, *ask.where]))]
             assert len({config["seed"] for config in there}) >= SEEDS[budget], f"{side} {ask.where}"
@@ -109,7 +106,8 @@ def reproduced(tmp_path_factory):
     tiny = ("dataset.train_size=500", "epochs=1", "eval.every_steps=2", "out=here")
     code, out, err = normbench("reproduce", "bn_speeds_training", *tiny, cwd=folder)
     assert code == 0, err
-    return out, folder / "here" / "bn_speeds_training_quick"
+    (made,) = (folder / "here").glob("bn_speeds_training_quick_*")  # other settings, another folder
+    return out, made
 
 
 def test_a_claim_ends_with_the_verdict_of_its_report(reproduced):
@@ -154,9 +152,25 @@ def test_claims_are_experiments_too():
         (["bn_speeds_training", "budget=paper"], "bn_speeds_training has no budget=paper"),
         (["budget=quick"], "name a claim, or all"),
         (["bn_speeds_training", "--fast"], "unknown option --fast"),
-        (["bn_speeds_training", "seed=1"], "seed is a part of what a claim tests"),
+        (["bn_speeds_training", "seed=1"], "seed is a part of what bn_speeds_training tests"),
     ],
 )
 def test_bad_input_is_named_before_anything_runs(words, said, capsys):
     assert reproduce.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["norm=none", "seed=0,1", "name=mine"])
+def test_what_a_claim_tests_is_not_typed(capsys, typed):
+    assert reproduce.main(["bn_speeds_training", typed]) == 2
+    assert "is a part of what bn_speeds_training tests" in capsys.readouterr().err
+
+
+def test_runs_with_other_settings_have_a_folder_of_their_own():
+    made = claim.made("it", {"claim": "So.", "source": "x", "asks": [
+        {"measure": "test_acc", "of": "norm=bn", "than": "norm=none", "expect": "higher"}]}, "quick")  # fmt: skip
+    plain = reproduce._folder(made, ["out=here", "device=cpu", "hydra.launcher.workers=1"])
+    assert plain.as_posix() == "here/it_quick"
+    one, other = (reproduce._folder(made, [word]) for word in ("epochs=1", "epochs=2"))
+    assert len({plain.name, one.name, other.name}) == 3
+    assert one.name.startswith("it_quick_")

@@ -40,7 +40,9 @@ def _job(contender: Contender) -> jobs.Job:
 def kept(folder: Path) -> Plan | None:
     """The plan of an earlier call. Raises ConfigError where there is something else in its place."""
     try:
-        return plans.read(folder)
+        if (found := plans.read(folder)) is None and any(folder.glob("*/run.json")):
+            raise ConfigError(f"{folder} holds runs that no comparison made; type another name=")
+        return found
     except records.Damaged as error:
         raise ConfigError(f"{error}; move it away, or type another name=") from None
 
@@ -54,6 +56,12 @@ def made(
     """
     if before is not None and wanted.budget_s is not None:
         contenders = _as_long(contenders, before)
+    epochs = min(contender.config.epochs for contender in contenders)
+    if wanted.halving and epochs < wanted.halving:
+        raise ConfigError(
+            f"halving={wanted.halving} stops settings after a part of the epochs, and {epochs} has none; type "
+            f"epochs={wanted.halving**2}, or leave halving out"
+        )
     plan = Plan(
         command, tuple(contender.arm for contender in contenders), wanted.search, wanted.trials, wanted.zoom,
         tuple(range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + wanted.tune_seeds)), tuple(range(wanted.seeds)),

@@ -97,9 +97,10 @@ def _measures(study: Study) -> str:
     goals = sorted({contrast.target for contrast in study.contrasts if contrast.target is not None})
     if not goals:
         return text
-    told = "declared beforehand" if study.options.target is not None else (
-        "chosen after the runs: the highest round value that at least half of the baseline's runs reach"
-    )  # fmt: skip
+    round_value = "the highest round value that at least half of the baseline's runs reach"
+    told = "declared beforehand" if study.options.target is not None else f"chosen after the runs: {round_value}"
+    if study.options.target is None and not any(contrast.post_hoc for contrast in study.contrasts):
+        told = f"from the runs of the seeds that choose, which are not reported: {round_value}"
     percents = _listed(f"{100 * goal:g}%" for goal in goals)
     return (
         f"{text} Time to target is counted in {UNITS[study.options.x]} up to the first of {SUSTAIN} consecutive "

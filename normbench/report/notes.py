@@ -13,8 +13,8 @@ FEWEST_EXACT = 6  # pairs from which on an exact sign-flip test can give p < 0.0
 
 def all_notes(study: Study) -> list[str]:
     return [
-        *study.notes, *unselected(study), *warnings(study.runs), *few_pairs(study), *resolution(study),
-        *no_better(study), *never_clipped(study),
+        *study.notes, *unselected(study), *warnings(study.runs, study.options.tune_seeds is not None),
+        *few_pairs(study), *resolution(study), *no_better(study), *never_clipped(study),
     ]  # fmt: skip
 
 
@@ -40,15 +40,17 @@ def unselected(study: Study) -> list[str]:
     ]
 
 
-def warnings(runs: pd.DataFrame) -> list[str]:
-    """Unequal or few seeds; runs of several devices or versions."""
+def warnings(runs: pd.DataFrame, two_phases: bool = False) -> list[str]:
+    """Unequal or few seeds, but where some only choose; runs of several devices or versions."""
     used = runs[runs["used"].astype(bool)]
     if not len(used):
         return []
     setting = settings(used)
     seeds = {tuple(sorted(part["seed"])) for _, part in used.groupby([setting[key] for key in setting], sort=False)}
     notes = []
-    if len(seeds) > 1:
+    if len(seeds) > 1 and two_phases:
+        pass
+    elif len(seeds) > 1:
         notes.append("Not every setting has the same seeds, so their means are not over the same draws.")
     elif (n := len(seeds.pop())) < 3:
         notes.append(f"Only {n} {'seed' if n == 1 else 'seeds'} a setting: too few to judge a difference by.")

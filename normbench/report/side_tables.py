@@ -119,7 +119,7 @@ def protocol(study: Study) -> Table:
             how = s.how if s else f"none: {arm.why}"
             told = {
                 "tried": _tried(tried, study.options), "n_tried": s.n_settings if s else tried["lr"].nunique(),
-                "n_finished": s.n_finished if s else None, "how": how,
+                "n_finished": _ended(tried, study.options, len(tuned)) if s else None, "how": how,
                 "tune_seeds": ranges(tuned) if s and s.how != "one setting" else "",
                 "reported_seeds": ranges(sorted(arm.reported)), "chosen": rate_text(arm),
                 "unstable": "yes" if s and s.unstable else "no" if s and s.n_settings > 1 else "",
@@ -138,6 +138,11 @@ def protocol(study: Study) -> Table:
     return Table(
         "protocol", "Tuning protocol", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values)
     )
+
+
+def _ended(runs: pd.DataFrame, options: Options, seeds: int) -> int:
+    """How many settings have a result for every seed that chooses."""
+    return int((runs[runs["score"].notna()].groupby(list(options.tuned))["seed"].nunique() == seeds).sum())
 
 
 def _tried(runs: pd.DataFrame, options: Options) -> str:
