@@ -130,11 +130,13 @@ def test_an_arm_that_never_arrives_is_a_bound(told):
     assert "norm=none reached it in 5/5 runs, norm=gn in 0/5" in v["sentence"]
 
 
-def test_unequal_tuning_lowers(told):
-    v = verdicts(told, "ln")["steps_to_0.85", "own_best"]
-    assert (v["state"], v["flags"]) == ("PROBABLY", ["unequal_tuning"])
-    assert "3 of 3 settings finished for the baseline, 4 of 4 for the variant" in v["sentence"]
-    assert verdicts(told, "ln")["steps_to_0.85", "same"]["flags"] == []
+def test_unequal_tuning_is_refused_a_verdict(told):
+    for metric in ("steps_to_0.85", "test_acc"):
+        v = verdicts(told, "ln")[metric, "own_best"]
+        assert (v["state"], v["flags"]) == ("REFUSED", [])
+        assert "norm=ln was tuned with 4 learning rates and norm=none with 3" in v["sentence"]
+        assert v["sentence"].endswith("for a verdict train norm=none with optimizer.lr=10, too.")
+    assert verdicts(told, "ln")["steps_to_0.85", "same"]["state"] == "FASTER"  # at one rate nothing was tuned
 
 
 def test_mixed_commits_lower(told):

@@ -137,7 +137,7 @@ def test_what_halving_stopped_was_tried(tmp_path):
     assert "each at its best of 6 learning rates" in contrast.rows[0].sentence
     assert "unequal_tuning" not in contrast.rows[0].flags
     (plain,) = made(tmp_path, tune_seeds=frozenset({0, 1})).contrasts
-    assert "unequal_tuning" in plain.rows[0].flags
+    assert "norm=bn was tuned with 3 learning rates and norm=none with 2" in plain.rows[0].sentence
 
 
 def test_only_seeds_that_choose_report_nothing(tmp_path):

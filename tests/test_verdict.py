@@ -246,7 +246,7 @@ def test_tuning_says_what_is_wrong_with_it():
     assert verdict.tuning_flags(chosen(), chosen()) == {}
     edge = verdict.tuning_flags(chosen(edges=(Edge("lr", 0.1, "lr=0.3,1"),)), chosen())
     assert edge == {Flag.LR_AT_EDGE: "baseline: lr=0.1, also try lr=0.3,1"}
-    assert set(verdict.tuning_flags(chosen(n=7), chosen(n=3))) == {Flag.UNEQUAL_TUNING}
+    assert verdict.tuning_flags(chosen(n=7), chosen(n=3)) == {}  # no verdict at all: test_compare_unequal.py
     assert "6 of 7" in verdict.tuning_flags(chosen(), chosen(finished=6))[Flag.UNEQUAL_TUNING]
     assert set(verdict.tuning_flags(chosen(), chosen(how="same seeds"))) == {Flag.SAME_SEEDS}
 

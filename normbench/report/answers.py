@@ -118,7 +118,10 @@ def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: t
     )  # fmt: skip
     lost = tuple(sum(arm.diverged(arm.reported) for arm in arms) for arms in (than, of))
     diverged = (0, 0) if question.along else (lost[0], lost[1])
-    row = verdict.judge(effect, subject, flags=_flags(study, question, of, than), margin=margin, diverged=diverged)
+    row = verdict.judge(
+        effect, subject, flags=_flags(study, question, of, than), refusal=_refusal(question, of, than), margin=margin,
+        diverged=diverged,
+    )  # fmt: skip
     return Answer(question, _words(where), row, _verdict(effect, row.state, subject, question.expect), numbers)
 
 
@@ -132,6 +135,13 @@ def _flags(study: Study, question: Question, of: Sequence[Arm], than: Sequence[A
     if origin := origins([*than, *of]):
         flags[Flag.MIXED_ORIGIN] = origin
     return flags
+
+
+def _refusal(question: Question, of: Sequence[Arm], than: Sequence[Arm]) -> str:
+    picked = than[0].selection, of[0].selection
+    if question.along or not picked[0] or not picked[1]:
+        return ""
+    return verdict.tuning_refusal(picked[0], picked[1], (question.than, question.of))
 
 
 def _verdict(effect: Effect, state: State, subject: Subject, expect: str) -> str:

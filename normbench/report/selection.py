@@ -55,7 +55,8 @@ class Selection:
     chosen: seed to report -> setting. best: the one that all tune seeds together choose. counts: how often each was
     chosen. n_settings were tried, n_finished of them have a score for every tune seed and took part. n_choosing: seeds
     that each choice rests on. others: what they choose where any one of them is left out.
-    metric: what was maximized; it must not come from test data.
+    metric: what was maximized; it must not come from test data. tried: the settings that were; choosing: the seeds that
+    choose.
     """
 
     metric: str
@@ -69,6 +70,8 @@ class Selection:
     edges: tuple[Edge, ...] = field(default=())
     n_choosing: int = 0
     others: tuple[Setting, ...] = ()
+    tried: tuple[Setting, ...] = ()
+    choosing: tuple[int, ...] = ()
 
     @property
     def unstable(self) -> bool:
@@ -146,7 +149,7 @@ def choose(
     n_choosing = len(seeds) - (how == "leave-one-seed-out")
     return Selection(
         metric, tuple(tune), how, chosen, best, counts, len(scores), len(full), edges, n_choosing,
-        tuple(dict.fromkeys(out)),
+        tuple(dict.fromkeys(out)), tuple(scores), tuple(seeds),
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Flag(StrEnum):
 
 SENTENCES = {
     Flag.LR_AT_EDGE: "a chosen setting is the smallest or largest tried",
-    Flag.UNEQUAL_TUNING: "the arms were not tuned with the same number of settings",
+    Flag.UNEQUAL_TUNING: "not as many settings finished in one arm as in the other",
     Flag.SAME_SEEDS: "settings were chosen and are reported on the same seeds, which flatters them",
     Flag.UNSTABLE_CHOICE: "which setting is best depends on the seed that is left out",
     Flag.DIVERGED_IN_WINNER: "runs of the arm that is ahead diverged",

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from normbench.claim import Claim
+from normbench.plan import Arm as PlannedArm
 from normbench.plan import Plan, Range
 from normbench.report import selection, stats, tables, target, verdict
 from normbench.report.selection import LR, Selection
@@ -226,25 +227,27 @@ def study(runs: pd.DataFrame, metrics: pd.DataFrame, options: Options) -> Study:
     used = runs[runs["used"].astype(bool)]
     setting = tables.settings(used) if len(used) else pd.DataFrame(columns=["norm", "optimizer"])
     keys = tuple(str(key) for key in setting if key not in options.tuned)
-    arms = tuple(_arms(used, setting[list(keys)], options)) if len(used) else ()
+    arms = tuple(_arms(runs, setting[list(keys)], options)) if len(used) else ()
     made = Study(runs, metrics, options, keys, arms, ())
     contrasts, notes = _contrasts(made)
     return Study(runs, metrics, options, keys, arms, tuple(contrasts), tuple(notes))
 
 
-def _arms(used: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[Arm]:
+def _arms(runs: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[Arm]:
+    used = runs[runs["used"].astype(bool)]
     lr = used["lr"].astype(float).fillna(0.0)  # an optimizer without one has one rate, too
     guess = 1 / used["n_classes"].astype(float)
     lost = used["state"] == "diverged"
     tuned = {key: lr if key == LR else _setting(used, key) for key in options.tuned}
     full = used.assign(lr=lr, score=used["val_acc"].astype(float).where(~lost, guess), **tuned)
     full["test_score"] = used["test_acc"].astype(float).where(~lost, guess)
+    lost_runs = runs[runs["state"] == "failed"]
     found = []
     for cell, part in full.groupby([setting[key] for key in setting], sort=False):
         values = dict(zip(map(str, setting), cell, strict=True))
         part = part.sort_values(["lr", "seed", "run_id"])
         try:
-            found.append(Arm(values, part, _selected(part, options)))
+            found.append(Arm(values, part, _given(_selected(part, options), part, lost_runs, options)))
         except ValueError as error:
             found.append(Arm(values, part, None, str(error)))
     return sorted(found, key=lambda arm: tables.natural(arm.setting.values()))
@@ -261,21 +264,47 @@ def _selected(runs: pd.DataFrame, options: Options) -> Selection:
     if options.tune_seeds is not None:
         seeds = set(map(int, runs["seed"]))
         how |= {"tune_seeds": seeds & options.tune_seeds, "confirm_seeds": seeds - options.tune_seeds}
-    found = selection.choose(runs, "val_acc", **how)
-    if (
-        options.plan and options.plan.halving
-    ):  # what halving stopped has been tried all the same, by one rule for every arm
-        return replace(found, n_settings=options.plan.trials, n_finished=options.plan.trials)
-    return found
+    return selection.choose(runs, "val_acc", **how)
+
+
+def _given(found: Selection, runs: pd.DataFrame, failed: pd.DataFrame, options: Options) -> Selection:
+    """With the settings that the arm was given: those that failed too, and all trials of its plan."""
+    tried = dict.fromkeys([*found.tried, *_failed(runs, failed, options)])
+    found = replace(found, tried=tuple(tried), n_settings=len(tried))
+    plan = options.plan
+    if plan is None or not plan.tuned or _planned(runs, plan) is None:
+        return found
+    n_settings = max(plan.trials, len(tried))  # more: somebody trained others, too
+    # what halving stopped has been tried all the same, by one rule for every arm
+    return replace(found, n_settings=n_settings, n_finished=n_settings if plan.halving else found.n_finished)
+
+
+def _failed(runs: pd.DataFrame, failed: pd.DataFrame, options: Options) -> list[tuple]:
+    """What failed of the settings of the arm that has these runs."""
+    if not len(failed):
+        return []
+    if options.tune_seeds is not None:
+        failed = failed[failed["seed"].astype(int).isin(options.tune_seeds)]
+    left = ("seed", *options.tuned)
+    own = [key for key in map(str, failed) if key.startswith("cfg.") and key[4:] not in left]
+    same = failed[(failed[own].astype(str) == runs.iloc[0][own].astype(str)).all(axis=1)]
+    values = [same["lr"].astype(float).fillna(0.0) if key == LR else _setting(same, key) for key in options.tuned]
+    return list(zip(*values, strict=True))
+
+
+def _planned(runs: pd.DataFrame, plan: Plan | None) -> PlannedArm | None:
+    """The arm of the plan that these runs are of."""
+    for arm in plan.arms if plan else ():
+        known = {key: runs.get(f"cfg.{key}.name", runs.get(f"cfg.{key}")) for key in arm.choices}
+        if all(values is not None and str(values.iloc[0]) == arm.choices[key] for key, values in known.items()):
+            return arm
+    return None
 
 
 def _ranges(runs: pd.DataFrame, plan: Plan | None) -> dict[str, Range]:
     """Where the settings of this arm were searched."""
-    for arm in plan.arms if plan else ():
-        known = {key: runs.get(f"cfg.{key}.name", runs.get(f"cfg.{key}")) for key in arm.choices}
-        if all(values is not None and str(values.iloc[0]) == arm.choices[key] for key, values in known.items()):
-            return {span.key: span for span in arm.ranges}
-    return {}
+    arm = _planned(runs, plan)
+    return {span.key: span for span in arm.ranges} if arm else {}
 
 
 # ----------------------------------------------------------------------------------------------------------- contrasts
@@ -425,8 +454,9 @@ def _row(
         what = selection.words(a.selection.tune, a.selection.best)
         same = f"both at {what}, the baseline's best"
         tuning = same if question.same_rate else verdict.tuning_words(a.selection, b.selection)
-        flags = {} if question.same_rate else verdict.tuning_flags(a.selection, b.selection)
-        refusal = verdict.tuning_refusal(a.selection, b.selection)
+        if not question.same_rate:
+            flags = verdict.tuning_flags(a.selection, b.selection)
+            refusal = verdict.tuning_refusal(a.selection, b.selection, _names(contrast))
     else:
         refusal = a.why or b.why
     if timed and contrast.post_hoc:

@@ -9,9 +9,10 @@ import pandas as pd
 from normbench.report import sentence
 from normbench.report.planning import FEWEST, LEVEL
 from normbench.report.pvalue import holm
-from normbench.report.selection import HOW, Selection, noun
+from normbench.report.selection import HOW, Selection, noun, words
 from normbench.report.state import OF_TIMES, Flag, State, Subject, default_margin, gains, lowered, state_of
 from normbench.report.stats import Effect
+from normbench.report.tables import cell_text
 from normbench.report.target import COARSE
 
 ALPHA = 1 - LEVEL
@@ -58,9 +59,8 @@ def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
     edges = [(name, e) for name, s in (("baseline", baseline), ("variant", variant)) for e in s.edges]
     if edges:
         flags[Flag.LR_AT_EDGE] = "; ".join(f"{name}: {e.setting}={e.value:g}, also try {e.wider}" for name, e in edges)
-    counts = [(s.n_settings, s.n_finished) for s in (baseline, variant)]
-    if counts[0] != counts[1]:
-        (a, done_a), (b, done_b) = counts
+    (a, done_a), (b, done_b) = [(s.n_settings, s.n_finished) for s in (baseline, variant)]
+    if a == b and done_a != done_b:  # where not as many were tried there is no verdict: tuning_refusal
         flags[Flag.UNEQUAL_TUNING] = (
             f"{done_a} of {a} settings finished for the baseline, {done_b} of {b} for the variant"
         )
@@ -72,10 +72,52 @@ def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
     return flags
 
 
-def tuning_refusal(baseline: Selection, variant: Selection) -> str:
-    """Why two selections allow no verdict at all; "" where they do."""
+def tuning_refusal(
+    baseline: Selection, variant: Selection, names: tuple[str, str] = ("the baseline", "the variant")
+) -> str:
+    """Why two selections allow no verdict at all, and what to type for one; "" where they do.
+
+    Better tuned is not better: an arm that was given more settings, more seeds to choose by, or, where epochs are
+    tuned, more of them, wins against itself (docs/fair-comparison.md). What failed in an arm was given to it.
+    """
     read = sorted({s.metric for s in (baseline, variant) if s.metric.startswith("test")})
-    return f"settings were chosen by {read[0]}: test data were read for the selection" if read else ""
+    if read:
+        return f"settings were chosen by {read[0]}: test data were read for the selection"
+    both = list(zip((baseline, variant), names, strict=True))
+    if baseline.n_settings != variant.n_settings:
+        (less, few), (more, many) = sorted(both, key=lambda pair: pair[0].n_settings)
+        what, short = noun((*less.tune, *more.tune)), more.n_settings - less.n_settings
+        counts = f"{many} was tuned with {more.n_settings} {what} and {few} with {less.n_settings}"
+        missing = [s for s in more.tried if s not in less.tried]
+        which = _typed_settings(more.tune, missing) if len(missing) == short else f"{short} more {what}"
+        return f"{counts}, and better tuned is not better; for a verdict train {few} with {which}, too"
+    if baseline.n_settings > 1 and len(baseline.choosing) != len(variant.choosing):
+        (less, few), (more, many) = sorted(both, key=lambda pair: len(pair[0].choosing))
+        seeds = [",".join(map(str, s.choosing)) for s in (more, less)]
+        missing = ",".join(str(seed) for seed in more.choosing if seed not in less.choosing)
+        counts = f"{many} was tuned on the seeds {seeds[0]} and {few} on {seeds[1]}"
+        return f"{counts}, and better tuned is not better; for a verdict train {few} with seed={missing}, too"
+    spent = [_epochs(s) for s in (baseline, variant)]
+    if spent[0] != spent[1]:
+        counts = " and ".join(f"{name} with {epochs:g} epochs" for (_, name), epochs in zip(both, spent, strict=True))
+        return f"{counts} over all settings, and better tuned is not better; for a verdict give both the same epochs"
+    return ""
+
+
+def _typed_settings(tune: Sequence[str], settings: Sequence[tuple]) -> str:
+    """As one would type them."""
+    if len(tune) == 1:
+        return f"{tune[0]}={','.join(cell_text(setting[0]) for setting in settings)}"
+    told = [words(tune, setting) for setting in settings[:3]]
+    return "; ".join(told) + (f" and {len(settings) - 3} more" if len(settings) > 3 else "")
+
+
+def _epochs(selection: Selection) -> float:
+    """Of all its settings together, where they differ in it; else 0."""
+    if "epochs" not in selection.tune:
+        return 0.0
+    place = selection.tune.index("epochs")
+    return math.fsum(float(setting[place]) for setting in selection.tried)
 
 
 def tuning_words(baseline: Selection, variant: Selection) -> str:
