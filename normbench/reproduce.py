@@ -66,7 +66,13 @@ def sweeps(name: str, data: Mapping[str, Any], budget: str) -> list[list[str]]:
     if budget == "paper" and "paper" not in data:
         raise ConfigError(f"{name} has no budget=paper; it has quick and full")
     shared = [f"+experiment={name}", f"name={folder_name(name, budget)}", *map(str, data.get(budget) or ())]
-    return [[*shared, *map(str, more)] for more in data.get("sweeps") or [[]]]
+    more = data.get("sweeps") or {}
+    return [_last_wins([*shared, *map(str, words)]) for words in more.get(budget) or [[]]]
+
+
+def _last_wins(words: Sequence[str]) -> list[str]:
+    """Of several values for a key the last, in the place of the first: what a sweep adds wins over its budget."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def folder_name(name: str, budget: str) -> str:
