@@ -1,310 +1,382 @@
-"""How fast normbench trains and starts, beside two loops that anybody could write.
+"""How fast normbench trains one run and a sweep, beside other ways to do the same, and how far all are from the floor.
 
-    python scripts/benchmark.py                           about four minutes
-    python scripts/benchmark.py --dataset fashion_mini --rounds 2 --seconds 1
-    python scripts/benchmark.py --markdown FILE           the same tables in Markdown, too
+    python scripts/benchmark.py --parts same accuracy --python peers/bin/python     the work is the same; not timed
+    python scripts/benchmark.py --parts floor run startup --python peers/bin/python    one run; a quiet machine
+    python scripts/benchmark.py --parts sweep --python peers/bin/python             sweeps of R runs; a quiet machine
+    python scripts/benchmark.py --table --figure        docs/performance.md and docs/benchmark.png from all of it
+    python scripts/benchmark.py --quick ...             small workloads: tells that all works, not how fast it is
+    python scripts/benchmark.py --device cuda --parts same run sweep --rounds 2 --models mlp lenet resnet
 
-Training, in samples per second, on one CPU thread, batch 64, norm=bn, Adam:
-  normbench      a real run as `normbench train` makes it: run folder, checkpoint and metrics at every evaluation,
-                 clipping and its telemetry; the clock is its own train_s, which leaves evaluation out
-  bare loop      peers/bare_loop.py: float tensors in memory, preprocessed beforehand; fused Adam; the same clipping
-  examples loop  peers/examples_loop.py: PIL images, ToTensor, Normalize, DataLoader; Adam as it comes; no clipping
-All three train the same network from the same weights, on the same images, preprocessed the same way. First each of
-them trains one epoch, and the accuracies are printed side by side: they do the same work. Then they are timed in
-turn, A B C A B C, so that what else the machine does falls on all of them. Shown is the median over the rounds of the
-ratio within a round, with the smallest and the largest.
+Lightning, Keras, JAX and Hydra's joblib launcher are in an environment of their own; without it they are told as not
+installed:
 
-Start-up: the median wall time of whole processes. Timings are no tests: the exit code is 0 where a goal is missed.
+    python -m venv peers && peers/bin/pip install torch torchvision lightning keras 'jax[cpu]' hydra-joblib-launcher
+
+The peers are scripts/peers/*.py: each trains the same network (architectures.py) on the same images with the same
+optimizer, batch and schedule, evaluates after every epoch, writes a row, and is a process of its own with one thread.
+
+same       from the same weights on the same batches, the loss of each of the first steps, beside normbench's
+accuracy   test accuracies over seeds (as many as --rounds; 8), on all cores at once; rounds of `run` give some, too
+floor      what the products and the memory traffic of a step take alone (benchmark_floor.py)
+run        one run on one core, all in turn, the order turned round every round: samples per second without the first
+           epoch and the evaluations, and the wall time from the command to the prompt
+sweep      R runs on all cores, everything included, for several R: wall = a + b R
+startup    processes that train nothing
+
+Every round is a line in --out as soon as it is done; rounds that are there are not measured again, so that they can be
+collected over several sittings. Ratios are taken within a round; shown are their median, smallest and largest.
+Timings are no tests: the exit code is 0 where a goal is missed.
 """
 
 import argparse
-import math
+import contextlib
+import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import benchmark_processes as processes
 import torch
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from peers import bare_loop, examples_loop
+from benchmark_floor import floor_of
+from benchmark_processes import ENGINES, PEERS, SWEEPS, Machine, Workload
+from benchmark_tables import Table, as_markdown, as_text, cpu_name, load_average, tables
 
-from normbench import app, assembly, build, run
-from normbench.config import RunConfig
 from normbench.dataset import DataError
-from normbench.sweep import jobs
-from normbench.train import evaluate
 
-MODELS = ("mlp", "lenet")
-PEERS = ("normbench", "bare loop", "examples loop")
-SETTINGS = ("norm=bn", "optimizer=adam", "clip=norm", "preprocess=standardize", "schedule=constant", "batch_size=64",
-            "device=cpu", "threads=1", "checkpoint.every_s=0", "progress=false")  # fmt: skip
-GOALS = {  # times as fast as that loop
-    ("mlp", "bare loop"): 0.93,
-    ("lenet", "bare loop"): 0.93,
-    ("mlp", "examples loop"): 3.0,
-    ("lenet", "examples loop"): 1.3,
-}
+__all__ = ["Table", "as_markdown", "as_text", "cpu_name", "load_average"]  # other scripts take them from here
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("same", "accuracy", "floor", "run", "sweep", "startup")
+MODELS = ("mlp", "lenet", "cnn", "resnet")
+ROUNDS = {"same": 1, "accuracy": 8, "floor": 3, "run": 5, "sweep": 3, "startup": 7}
+STEPS = 10  # whose losses are compared
 STARTS = {("--help",): 0.1, ("train", "--cfg", "job"): 0.5}  # goals in seconds
-WARM_UP = 20  # steps
-
-
-# ------------------------------------------------------------------------------------------------------- peers
+BEGIN, END = "<!-- scripts/benchmark.py -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came out of one training: `seconds` on its clock, `wall_s` from the call to the end."""
+class Amounts:
+    """How much is trained: the workloads of a model, and for each sweep the numbers of runs."""
 
-    steps: int
-    seconds: float
-    wall_s: float
-    val_acc: float
-    test_acc: float
+    run: Workload
+    accuracy: Workload | None  # None: too long for a CPU to tell ±0.3 pp; `same` stands for it
+    sweep: Workload
+    fast: tuple[int, ...]  # R of the engines and of the pools
+    slow: tuple[int, ...]  # R of what trains one run after another, or is slow
 
 
-class Job:
-    """One training job, and the three ways to do it: `train(peer, epochs)`."""
+def amounts(model: str, device: str, quick: bool) -> Amounts:
+    def of(dataset: str, size: int | None, epochs: int) -> Workload:
+        return Workload(model, dataset, size, epochs)
 
-    def __init__(self, config: RunConfig):
-        self.config = config
-        built = build.build(config)
-        self.data, self.preprocess, self.steps_per_epoch = built.data, built.preprocess, built.steps_per_epoch
-        fitted = built.preprocess.state_dict()  # pixels * scale + shift
-        sd = 1 / (255 * fitted["scale"].item())
-        mean = -fitted["shift"].item() * sd
-        images, labels = self.data.train
-        self.floats = self.preprocess(images)
-        self.pictures = examples_loop.Pictures(images.numpy(), labels.numpy(), mean, sd)
-
-    def train(self, peer: str, epochs: float, warm_up: int = WARM_UP) -> Trained:
-        """Train for so many epochs; normbench's own run takes whole ones, and has no warm-up that is not counted."""
-        if peer == "normbench":
-            return self._normbench(max(1, round(epochs)))
-        steps = max(1, round(epochs * self.steps_per_epoch))
-        as_torch_comes()
-        started = time.perf_counter()
-        model = assembly.make(self.config, self.preprocess, self.data.train[0], len(self.data.classes))
-        same = {
-            "batch_size": self.config.batch_size,
-            "lr": self.config.optimizer["lr"],
-            "steps": steps,
-            "warm_up": warm_up,
-        }
-        if peer == "bare loop":
-            max_norm = self.config.clip["max_norm"]
-            seconds = bare_loop.train(model, self.floats, self.data.train[1], max_norm=max_norm, **same)
-        else:
-            seconds = examples_loop.train(model, self.pictures, **same)
-        wall_s = time.perf_counter() - started
-        return Trained(
-            steps, seconds, wall_s, self._accuracy(model, self.data.val), self._accuracy(model, self.data.test)
+    if quick:
+        size = {"mlp": 3200, "lenet": 1280}.get(model, 320)
+        its = of("fashion_mini", size, 2)
+        return Amounts(its, its, its, (2, 4), (1, 2))
+    if device == "cuda":
+        run = of("fashion_mnist", None, 4 if model == "mlp" else 2)
+        runs = {"mlp": (16, 64, 256), "lenet": (16, 64)}.get(model, (4, 16))
+        return Amounts(run, of("fashion_mnist", None, 3), of("fashion_mnist", None, 2), runs, (1, 2))
+    if model == "mlp":
+        run, accuracy = of("fashion_mnist", None, 10), of("fashion_mnist", None, 3)
+        return Amounts(run, accuracy, of("fashion_mnist", None, 2), (4, 16, 64), (1, 2, 4))
+    if model == "lenet":
+        return Amounts(
+            of("fashion_mini", None, 3), of("fashion_mnist", None, 2), of("fashion_mini", None, 2), (2, 4, 16), (1, 2)
         )
-
-    def _normbench(self, epochs: int) -> Trained:
-        with tempfile.TemporaryDirectory() as folder:
-            config = replace(self.config, epochs=epochs, out=folder)
-            started = time.perf_counter()
-            record = run.run(config, announce=lambda _: None, bar=False).record
-            wall_s = time.perf_counter() - started
-        if record["state"] != "complete":
-            raise RuntimeError(f"the run ended as {record['state']}: {record['reason']}")
-        return Trained(record["steps"], record["train_s"], wall_s, record["val_acc"], record["test_acc"])
-
-    def _accuracy(self, model: torch.nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> float:
-        return evaluate(model, self.preprocess, torch.nn.CrossEntropyLoss(), *part, batch_size=1000)[1]
+    size = {"cnn": 1280}.get(model, 640)
+    return Amounts(of("fashion_mini", size, 2), None, of("fashion_mini", size, 2), (2, 4), (1, 2))
 
 
-def make_job(model: str, dataset: str) -> Job:
-    app.register_plugins()
-    with initialize_config_module("normbench.conf", version_base="1.3"):
-        overrides = [f"model={model}", f"dataset={dataset}", *SETTINGS]
-        return Job(jobs.plan(GlobalHydra.instance().config_loader(), overrides).jobs[0].config)
+# -------------------------------------------------------------------------------------------------------- measuring
 
 
-def as_torch_comes() -> None:
-    """Take back what normbench sets in this process, so that the other loops run as in a script of their own."""
+class Sitting:
+    """What is to be measured, and the file that it goes to."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.args, self.folder = args, folder
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.machine = Machine(args.python, args.device, tuple(cores))
+        self.lines = read(args.out, args.device, args.quick)
+        self.data: dict[Workload, Path] = {}
+
+    def rounds(self, part: str) -> Iterator[tuple[int, str, Amounts]]:
+        """The rounds that lack, all models of a round before the next round."""
+        for number in range(1, (self.args.rounds or ROUNDS[part]) + 1):
+            for model in self.args.models:
+                its = amounts(model, self.args.device, self.args.quick)
+                workload = getattr(its, part, its.run)
+                done = ((line["part"], line["model"], line["round"], line["workload"]) for line in self.lines)
+                if workload is not None and (part, model, number, asdict(workload)) not in done:
+                    yield number, model, its
+
+    def data_of(self, workload: Workload) -> Path:
+        """The images for the peers; made once a sitting."""
+        key = Workload(workload.model, workload.dataset, workload.train_size, 1)
+        if key not in self.data:
+            self.data[key] = self.folder / f"{len(self.data)}.npz"
+            processes.write_data(key, self.data[key])
+        return self.data[key]
+
+    def wanted(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if not self.args.peers or name in self.args.peers]
+
+    def keep(self, part: str, model: str, number: int, workload: Workload, began: str, results: dict) -> None:
+        line = {
+            "part": part, "model": model, "device": self.args.device, "quick": self.args.quick, "round": number,
+            "workload": asdict(workload), "results": results, "machine": described(self.args.device),
+            "load": [began, load_average()], "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        self.args.out.parent.mkdir(parents=True, exist_ok=True)
+        with self.args.out.open("a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            torn = file.read(1) not in (b"", b"\n")  # the last sitting was killed while it wrote
+            file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+        self.lines.append(line)
+
+
+def described(device: str) -> dict[str, str]:
+    its = {"CPU": f"{cpu_name()}, {os.cpu_count()} cores"}
+    its |= {"GPU": torch.cuda.get_device_name()} if device == "cuda" else {}
+    return its | {"system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"}
+
+
+def read(path: Path, device: str, quick: bool) -> list[dict[str, Any]]:
+    """The lines of this device, of quick passes or of whole ones; a torn last line is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if (line["device"], line["quick"]) == (device, quick)]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def ours(engine: str) -> str:
+    """What an engine is called among the results; serial, the reference, is just normbench."""
+    return "normbench" if engine == "serial" else f"normbench {engine}"
+
+
+def part_same(sitting: Sitting) -> None:
+    cores, device = sitting.machine.cores[-1:], sitting.args.device
+    for number, model, _ in sitting.rounds("same"):
+        began = load_average()
+        workload = Workload(model, "fashion_mini", 64 * STEPS, 1)
+        data, start = sitting.folder / f"same_{model}.npz", sitting.folder / f"start_{model}.npz"
+        processes.write_data(workload, data, start, STEPS)
+        results = {}
+        for engine in ENGINES:
+            its = processes.our_run(engine, workload, 0, device, cores, "eval.every_steps=1")
+            results[ours(engine)] = its
+        for name in sitting.wanted([n for n, peer in PEERS.items() if device in peer.devices]):
+            results[name] = processes.peer_run(
+                PEERS[name], sitting.machine, data, workload, 0, cores, "--start", str(start)
+            )
+            say(f"same: {model}, {name}")
+        sitting.keep("same", model, number, amounts(model, device, sitting.args.quick).run, began, results)
+
+
+def part_accuracy(sitting: Sitting) -> None:
+    device, cores = sitting.args.device, sitting.machine.cores
+    places = [cores[i : i + 1] for i in range(max(1, len(cores)))] if device == "cpu" else [cores]
+    for number, model, its in sitting.rounds("accuracy"):
+        workload, began = its.accuracy, load_average()
+        assert workload is not None
+        free, jobs = list(places), trainers(sitting, workload, number - 1)
+
+        def on_a_core(job: Callable[[Sequence[int]], dict], free: list = free) -> dict:
+            place = free.pop()
+            try:
+                return job(place)
+            finally:
+                free.append(place)
+
+        with ThreadPoolExecutor(len(places)) as pool:
+            results = dict(zip(jobs, pool.map(on_a_core, jobs.values()), strict=True))
+        sitting.keep("accuracy", model, number, workload, began, results)
+        say(f"accuracy: {model}, seed {number - 1}")
+
+
+def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Callable[[Sequence[int]], dict]]:
+    """All that train one run, by name: called with the cores that it gets."""
+    device, data = sitting.args.device, sitting.data_of(workload)
+
+    def ours_on(engine: str) -> Callable[[Sequence[int]], dict]:
+        return lambda cores: processes.our_run(engine, workload, seed, device, cores)
+
+    def peer_on(name: str) -> Callable[[Sequence[int]], dict]:
+        peer, more = PEERS[name], ()
+        if name == "loader":
+            more = ("--option", best_loader(sitting, workload))
+        return lambda cores: processes.peer_run(peer, sitting.machine, data, workload, seed, cores, *more)
+
+    names = sitting.wanted([name for name, peer in PEERS.items() if device in peer.devices])
+    return {ours(engine): ours_on(engine) for engine in ENGINES} | {name: peer_on(name) for name in names}
+
+
+def best_loader(sitting: Sitting, workload: Workload) -> str:
+    """The option of peers/loader_loop.py with the most samples per second here; tried once for all sittings."""
+    key = Workload(workload.model, workload.dataset, workload.train_size, 2)
+    known = [x for x in sitting.lines if x["part"] == "loader" and x["workload"] == asdict(key)]
+    if not known:
+        began, peer, results = load_average(), PEERS["loader"], {}
+        data, cores = sitting.data_of(key), sitting.machine.cores[-1:]
+        for option in ("items:0", "items:2", "batches:0", "batches:2"):
+            results[option] = processes.peer_run(peer, sitting.machine, data, key, 0, cores, "--option", option)
+        sitting.keep("loader", key.model, 1, key, began, results)
+        known = sitting.lines[-1:]
+    return max(known[0]["results"].items(), key=lambda pair: pair[1]["samples_per_s"])[0]
+
+
+def part_floor(sitting: Sitting) -> None:
+    networks = processes.module_of("networks")
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore[reportAttributeAccessIssue]
-    torch.set_flush_denormal(False)
+    for number, model, its in sitting.rounds("floor"):
+        began = load_average()
+        network = networks.make(model, (1, 28, 28), 10).to(sitting.args.device)
+        found = floor_of(network, torch.randn(64, 1, 28, 28, device=sitting.args.device))
+        sitting.keep("floor", model, number, its.run, began, {"floor": found})
+        say(f"floor: {model} {64 / found['floor_s']:,.0f} samples/s")
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
+def part_run(sitting: Sitting) -> None:
+    for number, model, its in sitting.rounds("run"):
+        jobs, began, results = trainers(sitting, its.run, number - 1), load_average(), {}
+        for name in jobs if number % 2 else reversed(jobs):
+            results[name] = jobs[name](sitting.machine.cores[-1:])
+        sitting.keep("run", model, number, its.run, began, {name: results[name] for name in jobs})
+        say(f"run: {model} round {number}: " + "  ".join(f"{name} {speed(result)}" for name, result in results.items()))
 
 
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+def speed(result: dict[str, Any]) -> str:
+    return f"{result['samples_per_s']:,.0f}/s" if result.get("samples_per_s") else "-"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One model: a first epoch of each peer, then the rounds; samples per second of each peer, round by round."""
-
-    model: str
-    first: dict[str, Trained]
-    speeds: dict[str, list[float]]
-    on_clock: float  # the share of normbench's wall time that its clock covers
-
-    def ratios(self, peer: str) -> list[float]:
-        return [ours / theirs for ours, theirs in zip(self.speeds["normbench"], self.speeds[peer], strict=True)]
-
-
-def measure(job: Job, rounds: int, seconds: float, say: Callable[[str], None]) -> Measured:
-    model, batch_size = job.config.model["name"], job.config.batch_size
-    first = {peer: job.train(peer, epochs=1, warm_up=0) for peer in PEERS}
-    epochs = {peer: seconds / result.seconds for peer, result in first.items()}
-    speeds: dict[str, list[float]] = {peer: [] for peer in PEERS}
-    on_clock = []
-    for number in range(1, rounds + 1):
-        for peer in PEERS:
-            result = job.train(peer, epochs[peer])
-            speeds[peer].append(batch_size * result.steps / result.seconds)
-            on_clock += [result.seconds / result.wall_s] if peer == "normbench" else []
-        say(f"{model} round {number}: " + "  ".join(f"{peer} {speeds[peer][-1]:,.0f}/s" for peer in PEERS))
-    return Measured(model, first, speeds, median(on_clock))
+def part_sweep(sitting: Sitting) -> None:
+    device = sitting.args.device
+    for number, model, its in sitting.rounds("sweep"):
+        began, results, data = load_average(), {}, sitting.data_of(its.sweep)
+        names = [f"normbench {engine}" for engine in (*ENGINES, "stack")]
+        names += sitting.wanted([name for name, peer in SWEEPS.items() if device in peer.devices])
+        for name in names if number % 2 else reversed(names):
+            sizes = its.slow if name == "hydra_basic" or (name == "jax_pool" and model != "mlp") else its.fast
+            found: dict[str, Any] = {}
+            for runs in sizes:
+                if name.startswith("normbench"):
+                    result = processes.our_sweep(name.split()[1], sitting.machine, its.sweep, runs)
+                else:
+                    result = processes.peer_sweep(name, sitting.machine, data, its.sweep, runs)
+                if "wall_s" not in result:
+                    found |= result
+                    break
+                found[str(runs)] = result
+            results[name] = found
+            walls = ", ".join(f"R={n} {r['wall_s']:.1f} s" for n, r in found.items() if isinstance(r, dict))
+            say(f"sweep: {model} round {number}: {name}: {walls or found}")
+        sitting.keep("sweep", model, number, its.sweep, began, {name: results[name] for name in names})
 
 
-def start_up(arguments: Sequence[str], repeats: int) -> dict[str, float]:
-    """Median wall seconds of a whole process, by the way that it is started."""
+def part_startup(sitting: Sitting) -> None:
+    done = {line["round"] for line in sitting.lines if line["part"] == "startup"}
     script = Path(sys.executable).with_name("normbench")
     ways = {"python -m normbench": [sys.executable, "-m", "normbench"]}
     ways |= {"normbench": [str(script)]} if script.exists() else {}
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(repeats):
+    for number in range(1, (sitting.args.rounds or ROUNDS["startup"]) + 1):
+        began, results = load_average(), {}
+        for arguments, goal in STARTS.items():
             for way, command in ways.items():
-                started = time.perf_counter()
-                subprocess.run([*command, *arguments], cwd=folder, check=True, capture_output=True)
-                times[way].append(time.perf_counter() - started)
-    return {way: median(values) for way, values in times.items()}
+                if number not in done:
+                    seconds, _, _ = processes.timed([*command, *arguments], sitting.machine.cores[-1:])
+                    results[" ".join((way, *arguments))] = {"wall_s": seconds, "goal": goal}
+        if results:
+            sitting.keep("startup", "", number, Workload("", "", None, 0), began, results)
 
 
-# -------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------------------------ main
 
 
-def verdict(reached: bool) -> str:
-    return "PASS" if reached else "below"
+def write_page(path: Path, text: str) -> None:
+    """Put the text between the marks of the page.
 
-
-def machine_table(load_before: str) -> Table:
-    rows = [
-        ("CPU", f"{cpu_name()}, {os.cpu_count()} cores"),
-        ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} thread"),
-        ("load average before, after", f"{load_before}; {load_average()}"),
-    ]
-    return Table("Machine", ("", ""), rows)
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def load_average() -> str:
-    return " ".join(f"{value:.2f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
-
-
-def work_table(measured: Sequence[Measured]) -> Table:
-    rows = [
-        (m.model, peer, f"{result.steps:,}", f"{result.val_acc:.4f}", f"{result.test_acc:.4f}")
-        for m in measured
-        for peer, result in m.first.items()
-    ]
-    return Table("The same work: accuracy after one epoch", ("model", "loop", "steps", "validation", "test"), rows)
-
-
-def speed_table(measured: Sequence[Measured]) -> Table:
-    header = ("model", *PEERS, "normbench's clock covers")
-    rows = [
-        (m.model, *(f"{median(m.speeds[peer]):,.0f}" for peer in PEERS), f"{m.on_clock:.0%} of its run")
-        for m in measured
-    ]
-    return Table(f"Training, samples per second (median of {len(measured[0].speeds[PEERS[0]])} rounds)", header, rows)
-
-
-def ratio_table(measured: Sequence[Measured]) -> Table:
-    rows = []
-    for m in measured:
-        for peer in PEERS[1:]:
-            ratios, goal = m.ratios(peer), GOALS.get((m.model, peer), math.nan)
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            rows.append((m.model, peer, f"{median(ratios):.3f}", spread, f">= {goal}", verdict(median(ratios) >= goal)))
-    return Table("Times as fast", ("model", "normbench over", "median", "rounds", "goal", ""), rows)
-
-
-def start_table(repeats: int) -> Table:
-    rows = []
-    for arguments, goal in STARTS.items():
-        for way, seconds in start_up(arguments, repeats).items():
-            rows.append((" ".join((way, *arguments)), f"{seconds:.3f} s", f"< {goal} s", verdict(seconds < goal)))
-    return Table(f"Start-up (median of {repeats})", ("command", "wall time", "goal", ""), rows)
-
-
-def as_text(table: Table) -> str:
-    lines = [table.header, *table.rows] if any(table.header) else list(table.rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    cells = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join([table.title, *(f"  {line}".rstrip() for line in cells)])
-
-
-def as_markdown(table: Table) -> str:
-    lines = [table.header, ["---"] * len(table.header), *table.rows]
-    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-# ---------------------------------------------------------------------------------------------------------- main
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    before, mark, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    if not mark or END not in rest:
+        raise ValueError(f"{path} must have the marks {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each measurement, about")
-    parser.add_argument("--starts", type=int, default=7, help="processes for each start-up time")
-    parser.add_argument(
-        "--dataset", default="fashion_mnist", help="grey images: fashion_mnist, fashion_mini, synthetic"
-    )
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--markdown", type=Path, help="write the tables there, too")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all; none with --table or --figure")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--peers", nargs="*", choices=[*PEERS, *SWEEPS], help="only these (default: all)")
+    parser.add_argument("--rounds", type=int, help=f"default: {', '.join(f'{k} {v}' for k, v in ROUNDS.items())}")
+    parser.add_argument("--quick", action="store_true", help="small workloads, kept apart: tells that all works")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--python", default=sys.executable, help="of the environment with the optional packages")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmark.jsonl")
+    parser.add_argument("--table", type=Path, nargs="?", const=ROOT / "docs" / "performance.md", metavar="PAGE")
+    parser.add_argument("--figure", type=Path, nargs="?", const=ROOT / "docs" / "benchmark.png", metavar="PNG")
     args = parser.parse_args(argv)
-    if min(args.rounds, args.starts) < 1 or args.seconds <= 0:
-        parser.error("--rounds, --starts and --seconds must be above 0")
+    if args.parts is None:
+        args.parts = [] if args.table or args.figure else list(PARTS)
+    if args.rounds is not None and args.rounds < 1:
+        parser.error("--rounds must be above 0")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, torch finds none; leave --device out")
+    if args.quick and (args.table or args.figure):
+        parser.error(
+            "a quick pass is no measurement and goes onto no page: leave --quick, or --table and --figure, out"
+        )
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    before = load_average()
-    torch.set_num_threads(1)
-    measured = []
-    for model in args.models:
-        try:
-            job = make_job(model, args.dataset)
-        except DataError as error:
-            print(f"benchmark: {error}; or take what ships: --dataset fashion_mini", file=sys.stderr)
-            return 4
-        measured.append(measure(job, args.rounds, args.seconds, lambda line: print(line, file=sys.stderr, flush=True)))
-    tables = [work_table(measured), speed_table(measured), ratio_table(measured), start_table(args.starts)]
-    tables.insert(0, machine_table(before))
-    print("\n\n".join(map(as_text, tables)))
-    if args.markdown:
-        args.markdown.write_text("\n\n".join(map(as_markdown, tables)) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        sitting = Sitting(args, Path(folder))
+        for part in [part for part in PARTS if part in args.parts]:
+            began = time.perf_counter()
+            try:
+                globals()[f"part_{part}"](sitting)
+            except DataError as error:
+                print(f"benchmark: {error}; or take what ships: --quick", file=sys.stderr)
+                return 4
+            except processes.Failed as error:
+                print(f"benchmark: {error}", file=sys.stderr)
+                return 1
+            say(f"{part}: {time.perf_counter() - began:.0f} s")
+    if not sitting.lines:
+        print(f"benchmark: {args.out} has no lines for this device; measure first: --parts run", file=sys.stderr)
+        return 2
+    found = tables(sitting.lines)
+    print(("A quick pass: no measurement.\n\n" if args.quick else "") + "\n\n".join(map(as_text, found)))
+    if args.table:
+        write_page(args.table, "\n\n".join(map(as_markdown, found)))
+    if args.figure:
+        from benchmark_figure import picture
+
+        from normbench.report import style
+
+        drawn = picture(sitting.lines)
+        args.figure.write_bytes(
+            style.rendered(drawn, "benchmark", "Speed of normbench beside other ways to train.")["png"]
+        )
     return 0
 
 

@@ -1,0 +1,88 @@
+"""The picture of what scripts/benchmark.py measured: speeds of one run, and wall times of sweeps."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import matplotlib
+import numpy as np
+from benchmark_estimates import OURS, Line, chosen, everybody, fit, largest, models, points_of, values
+from benchmark_processes import Workload
+from benchmark_tables import BATCH, label
+from matplotlib.figure import Figure
+
+from normbench.report import style
+
+BLUE, GREY = "#0072B2", "#555555"
+COLORS = {"hydra_basic": "#D55E00", "hydra_joblib": "#CC79A7", "careful_pool": "#000000", "jax_pool": "#009E73"}
+ENGINE_DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+
+
+def picture(lines: Sequence[Line]) -> Figure:
+    """Above, a panel a model: samples per second of one run; below, the sweeps that were measured."""
+    ran, swept = models(lines, "run"), models(lines, "sweep")
+    who = everybody(line for line in lines if line["part"] == "run")
+    names = [name for name in who if any(values(chosen(lines, "run", m), name, "samples_per_s") for m in ran)]
+    rows = [len(names) * 0.17 + 0.6] * bool(ran) + [2.1] * bool(swept)
+    with matplotlib.rc_context(style.RC):
+        figure = Figure(figsize=(style.WIDTH, sum(rows) + 0.35), layout="constrained")
+        parts: list[Any] = list(figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False).flat)
+        if ran:
+            panels: Any = parts.pop(0).subplots(1, len(ran), sharey=True, squeeze=False)[0]
+            for axes, model in zip(panels, ran, strict=True):
+                speeds(axes, lines, model, names)
+            panels[0].set_yticks(range(len(names)), [label(name) for name in names][::-1])
+        if swept:
+            part = parts.pop(0)
+            for axes, model in zip(part.subplots(1, len(swept), squeeze=False)[0], swept, strict=True):
+                sweeps(axes, lines, model)
+            shown = {
+                text: line for axes in part.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+            part.legend(shown.values(), shown.keys(), loc="outside lower center", ncol=3, frameon=False, fontsize=7)
+    return figure
+
+
+def speeds(axes: Any, lines: Sequence[Line], model: str, names: Sequence[str]) -> None:
+    """A dot is the median of the rounds, its line goes from the smallest to the largest."""
+    its = chosen(lines, "run", model)
+    for place, name in enumerate(reversed(names)):
+        found = values(its, name, "samples_per_s")
+        if found:
+            color = BLUE if name.startswith(OURS) else GREY
+            axes.plot([min(found), max(found)], [place, place], color=color)
+            axes.plot(median(found), place, "o", color=color)
+    floors = values(chosen(lines, "floor", model), "floor", "floor_s")
+    if floors:
+        axes.axvline(BATCH / min(floors), color="#D55E00", linestyle=(0, (6, 2)), linewidth=1)
+        axes.annotate(
+            "floor ", (BATCH / min(floors), 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=7
+        )
+    axes.set_xscale("log")
+    axes.set_title(f"{model}, {len(its)} rounds", fontsize=8, loc="left", pad=10)
+    axes.set_xlabel("samples/s of one run")
+    axes.grid(axis="y", visible=False)
+
+
+def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
+    """Every round's points, and the line wall = a + b R through all of them, on to the largest R."""
+    its = chosen(lines, "sweep", model)
+    end, dashes = largest(its), iter(ENGINE_DASHES)
+    for name in everybody(its):
+        points = [point for line in its for point in points_of(line, name).items()]
+        if not points:
+            continue
+        is_ours = name.startswith(OURS)
+        look = {"color": BLUE if is_ours else COLORS[name], "linestyle": next(dashes) if is_ours else "-"}
+        axes.plot(*zip(*points, strict=True), "o", color=look["color"], markersize=2.5)
+        means = {runs: median(wall for r, wall in points if r == runs) for runs, _ in points}
+        line = fit(means)
+        if line:
+            runs = np.geomspace(min(means), end, 50)
+            axes.plot(runs, line.a + line.b * runs, label=label(name), **look)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("runs in the sweep, R")
+    axes.set_ylabel("wall time, s")
+    axes.set_title(f"{model}, {Workload(**its[-1]['workload']).words()}", fontsize=7, loc="left")

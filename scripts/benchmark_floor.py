@@ -1,0 +1,76 @@
+"""The least time that a training step can take on this machine: what its products and its memory traffic take alone.
+
+    step >= max(products, bytes / copy rate)
+
+products   every linear and convolutional layer's forward pass, gradient of the weights and (but for the first layer)
+           of the inputs, each timed alone at the step's own shapes with torch's kernels, one thread, the fastest of
+           several repetitions. Other libraries may have faster kernels: a share of the floor above 100 % says so.
+bytes      the batch as uint8; each such layer's output written and read once, and its gradient; seven passes over the
+           parameters (Adam reads p, g, m, v and writes p, m, v). Copied at the rate of a tensor copy of that size.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PASSES = 7
+
+
+def fastest(call: Callable[[], object], seconds: float, wait: Callable[[], object]) -> float:
+    """Seconds of a call, the smallest of the repetitions that fit."""
+    call()
+    wait()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        for _ in range(5):
+            call()
+        wait()
+        best = min(best, (time.perf_counter() - began) / 5)
+    return best
+
+
+def products(layer: nn.Module, x: Tensor, first: bool, seconds: float, wait: Callable[[], object]) -> float:
+    """Seconds of the layer's forward pass and of its gradients, on inputs of this shape."""
+    x = torch.randn_like(x)
+    if isinstance(layer, nn.Linear):
+        weight = layer.weight.detach()
+        g = torch.randn(len(x), len(weight), device=x.device)
+        calls: list[Callable[[], object]] = [lambda: F.linear(x, weight), lambda: g.t() @ x]
+        calls += [] if first else [lambda: g @ weight]
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        weight, how = layer.weight.detach(), cast(Any, (layer.stride, layer.padding, layer.dilation))
+        g = torch.randn_like(F.conv2d(x, weight, None, *how))
+        wanted = [not first, True, False]
+        calls = [lambda: F.conv2d(x, weight, None, *how)]
+        calls += [lambda: torch.ops.aten.convolution_backward(g, x, weight, None, *how, False, [0, 0], 1, wanted)]
+    return sum(fastest(call, seconds, wait) for call in calls)
+
+
+def floor_of(network: nn.Module, images: Tensor, seconds: float = 0.2) -> dict[str, Any]:
+    """Measure it for this network and a batch of these float images, on their device; seconds and bytes."""
+    inputs: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[int] = []
+
+    def keep(layer: nn.Module, its: tuple[Tensor], output: Tensor) -> None:
+        inputs.append((layer, its[0]))
+        outputs.append(output.numel())
+
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            layer.register_forward_hook(keep)
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    with torch.no_grad():
+        network(images)
+        spent = sum(products(layer, x, i == 0, seconds, wait) for i, (layer, x) in enumerate(inputs))
+        parameters = sum(p.numel() for p in network.parameters())
+        moved = images.numel() + 4 * (4 * sum(outputs) + PASSES * parameters)
+        source = torch.empty(moved // 8, device=images.device)  # half is read, half is written
+        target = torch.empty_like(source)
+        copied = fastest(lambda: target.copy_(source), seconds, wait)
+    return {"products_s": spent, "bytes": moved, "copy_s": copied, "floor_s": max(spent, copied)}
