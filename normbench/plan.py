@@ -6,7 +6,7 @@ It says what the runs alone do not: what was tuned and in which range, and which
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,18 @@ class Plan:
     def tuned(self) -> tuple[str, ...]:
         """Every setting that is tuned in some arm, the first arm's first."""
         return tuple(dict.fromkeys(key for arm in self.arms for key in arm.tuned))
+
+    def ranges(self, arm: Arm) -> dict[str, Range]:
+        """Where an arm was searched, by key; each with the key that is typed for those arms alone that share it:
+        `optimizer.sgd.lr`, where other optimizers have other ranges.
+        """
+        found = {}
+        for span in arm.ranges:
+            group, _, name = span.key.partition(".")
+            shared = len({other for one in self.arms for other in one.ranges if other.key == span.key}) == 1
+            own = span.key if shared or group not in arm.choices else f"{group}.{arm.choices[group]}.{name}"
+            found[span.key] = replace(span, key=own)
+        return found
 
 
 def write(folder: Path, plan: Plan) -> None:

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
@@ -16,8 +17,9 @@ from normbench.cli import main
 from normbench.compare import arms, asked, budget, ending, planning, rounds, search, space, telling
 from normbench.config import ConfigError, run_id
 from normbench.plan import Arm, Plan, Range
-from normbench.report import stats
+from normbench.report import selection, stats
 from normbench.report.planning import seeds_needed
+from normbench.report.selection import Edge
 from normbench.report.state import State, Subject
 from normbench.report.verdict import judge
 from normbench.sweep import loading
@@ -69,6 +71,8 @@ class Surface:
         return [None if self.lost(config) else self.score(config) for config in configs]
 
     def score(self, config):
+        if not self.noise:
+            return self.true(config)
         digest = int(run_id(replace(config, stop_epoch=None))[-12:], 16)  # the same run has the same luck
         return self.true(config) + self.noise * float(np.random.default_rng(digest).standard_normal())
 
@@ -185,6 +189,78 @@ def test_halving_trains_a_third_on_the_same_for_every_arm(contenders):
 def test_what_is_ahead_is_the_mean_and_of_equal_ones_the_smaller():
     scores = {(0.3,): {0: 0.8, 1: 0.8}, (0.1,): {0: 0.9, 1: 0.7}, (0.2,): {0: 0.9}, (1.0,): {0: 0.9, 1: 0.9}}
     assert rounds.ahead(scores, 2, (0, 1)) == [(1.0,), (0.1,)]
+
+
+# --------------------------------------------------------------------------------------------------------------- edges
+
+
+def at_an_edge(made, ranges, surface, **plan):
+    """In which share of studies the learning rate is said to lie at an end, and what is to type."""
+    told = []
+    for number in range(20):
+        one = replace(made[0], arm=replace(made[0].arm, ranges=ranges))
+        found = rounds.tune([one], plan_of(one.arm, search_seed=number, tune_seeds=(1000,), **plan), surface)
+        told.append([edge.wider for edge in found[0].edges if edge.setting == LR.key])
+    return statistics.mean(map(bool, told)), {wider for edges in told for wider in edges}
+
+
+@pytest.mark.parametrize(
+    ("trials", "zoom", "caught", "false"), [(4, 0, 0.9, 0.3), (8, 0, 0.75, 0.1), (16, 1, 0.75, 0.02)]
+)
+def test_a_best_beyond_the_range_is_told_with_one_and_with_two_tuned(trials, zoom, caught, false, contenders):
+    made = contenders("norm=none,bn", "optimizer=momentum")
+    momentum = Range("optimizer.momentum", "one_minus_log", 0.8, 0.99)
+    more = " trials=9" if trials < 8 else ""
+    for ranges in ((LR,), (LR, momentum)):
+        above, typed = at_an_edge(made, ranges, Surface(0, best=3.0), trials=trials, zoom=zoom)
+        assert (above >= caught, typed) == (True, {f"tune.optimizer.lr='log(0.0001,10)'{more}"})
+        below, typed = at_an_edge(made, ranges, Surface(0, best=3e-5), trials=trials, zoom=zoom)
+        assert (below >= caught, typed) == (True, {f"tune.optimizer.lr='log(1e-05,1)'{more}"})
+        assert at_an_edge(made, ranges, Surface(0, best=0.01), trials=trials, zoom=zoom)[0] <= false
+
+
+@pytest.mark.parametrize(
+    ("span", "value", "wider"),
+    [(Range("optimizer.momentum", "one_minus_log", 0.8, 0.999), 0.999, "one_minus_log(0.8,0.999734)"),
+     (Range("optimizer.momentum", "one_minus_log", 0.0, 0.99), 0.01, None),
+     (Range("optimizer.momentum", "linear", 0.5, 0.9), 0.9, "linear(0.5,0.95)"),
+     (Range("optimizer.weight_decay", "linear", 0.01, 0.1), 0.01, "linear(0,0.1)"),
+     (Range("norm.num_groups", "log", 1.0, 8.0), 1, None), (Range("norm.num_groups", "log", 1.0, 8.0), 8, "log(1,13)")],
+)  # fmt: skip
+def test_the_wider_range_can_be_typed(span, value, wider):
+    (one,) = selection.choose(
+        pd.DataFrame({span.key: [value], "seed": [0], "score": [0.5]}), "val_acc", tune=(span.key,),
+        tune_seeds=(0,), confirm_seeds=(1,), ranges={span.key: span},
+    ).edges or (None,)  # fmt: skip
+    assert (one and one.wider) == (wider and f"tune.{span.key}='{wider}' trials=9")
+    if wider:
+        assert isinstance(space.read(span.key, wider, type(value)(0)), Range)
+
+
+def test_the_command_that_looks_farther_has_every_best_inside(contenders):
+    """In its own optimizer's range, where others have others; what is typed twice is joined."""
+    made = contenders("norm=none,bn", "optimizer=sgd,adam")
+    plan = plan_of(*(c.arm for c in made))
+    sgd, adam = (plan.ranges(made[i].arm)["optimizer.lr"] for i in (0, 1))
+    assert (sgd.key, adam.key) == ("optimizer.sgd.lr", "optimizer.adam.lr")
+    assert plan_of(arm(), arm("bn")).ranges(arm())["optimizer.lr"].key == "optimizer.lr"
+    edges = [
+        Edge("optimizer.lr", 9.9, "tune.optimizer.sgd.lr='log(0.001,100)'"),
+        Edge("optimizer.lr", 0.001, "tune.optimizer.sgd.lr='log(0.0001,10)' trials=9"),
+    ]
+    args = ["norm=none,bn", "trials=4", "tune.optimizer.sgd.lr=log(1e-3,10)", "name=first", "seeds=3"]
+    assert ending.farther(args, edges, "first") == (
+        "normbench compare norm=none,bn seeds=3 'tune.optimizer.sgd.lr=log(0.0001,100)' trials=9 name=first2"
+    )
+    assert [planning.another(name) for name in ("compare", "compare2", "run-09")] == ["compare2", "compare3", "run-10"]
+
+
+def test_the_ledger_says_what_lies_at_an_end(contenders):
+    made = contenders("norm=none,bn", tune={"optimizer.lr": "log(1e-4,1)"})
+    plan = plan_of(*(c.arm for c in made))
+    said = ending.ledger(rounds.tune(made, plan, Surface(noise=0, best=3.0)), plan)
+    assert said.count("; at the end of what was tried: optimizer.lr") == 2
+    assert "at the end" not in ending.ledger(rounds.tune(made, plan, Surface(noise=0, best=0.01)), plan)
 
 
 # -------------------------------------------------------------------------------------------------------------- search

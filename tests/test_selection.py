@@ -154,7 +154,7 @@ def test_the_extreme_of_what_was_tried_is_an_edge_where_one_setting_is_tuned():
         [pd.DataFrame({"optimizer.lr": [1e-3, 1e-2, 0.1], "seed": s, "score": [0.1, 0.2, 0.3]}) for s in range(3)]
     )
     (edge,) = choose(table, "val_acc", ranges={"optimizer.lr": SPAN}).edges
-    assert (edge.value, edge.wider) == (0.1, "tune.optimizer.lr='log(0.0001,10)'")
+    assert (edge.value, edge.wider) == (0.1, "tune.optimizer.lr='log(0.0001,10)' trials=9")
 
 
 def test_a_range_from_0_is_not_made_longer_below_it():

@@ -118,7 +118,7 @@ def test_several_settings_are_tuned_and_searched_where_the_plan_says(tmp_path):
     none, bn = sorted(found.arms, key=lambda arm: arm.norm, reverse=True)
     assert (none.selection.best, bn.selection.best) == (points[0], points[1])
     assert (none.selection.n_settings, bn.selection.n_settings) == (4, 4)
-    assert [edge.wider for edge in bn.selection.edges] == ["tune.optimizer.lr='log(0.001,2.36)'"]
+    assert [edge.wider for edge in bn.selection.edges] == ["tune.optimizer.lr='log(0.001,2.36)' trials=9"]
     assert none.selection.edges == ()  # the plan knows no ranges of it
     own, same = (row for row in found.contrasts[0].rows if row.metric == "test_acc")
     assert "each at its best of 4 settings (chosen on other seeds)" in own.sentence

@@ -4,13 +4,17 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from normbench.compare import rounds
+from normbench.compare import rounds, space
 from normbench.compare.arms import Contender
+from normbench.compare.asked import FIRST_TUNE_SEED
 from normbench.compare.launch import Launch
+from normbench.compare.planning import another
 from normbench.compare.rounds import Tuned
-from normbench.plan import Plan
+from normbench.plan import Plan, Range
+from normbench.report.selection import Edge
 from normbench.sweep.pool import TimeUp
 
 NEEDED = re.compile(r"; about (\d+) would be needed to know ")  # in the sentence of an unclear verdict
@@ -18,7 +22,7 @@ NEEDED = re.compile(r"; about (\d+) would be needed to know ")  # in the sentenc
 
 def carried_out(contenders: Sequence[Contender], plan: Plan, folder: Path, launch: Launch, args: Sequence[str]) -> int:
     """The exit code."""
-    late = False
+    late, found = False, list[Tuned]()
     try:
         found = rounds.tune(contenders, plan, launch)
         print(ledger(found, plan), flush=True)
@@ -29,6 +33,8 @@ def carried_out(contenders: Sequence[Contender], plan: Plan, folder: Path, launc
     for place, words in launch.problems.items():
         print(f"  {words} ({place})")
     code = _report(folder, args, late)
+    if edges := [edge for arm in found for edge in arm.edges]:
+        print(f"\nto look beyond what was tried: {farther(args, edges, folder.name)}")
     if launch.problems:
         count = len(launch.problems)
         print(f"{count} run{'s' * (count != 1)} failed; the same command tries again")
@@ -51,7 +57,8 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
         counts = f"{len(arm.tried)} trials"
         counts = counts if arm.finished == len(arm.tried) else f"{arm.finished} {short} of {counts}"
         words = arm.contender.words(arm.best)
-        lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over seeds {seeds}")
+        end = "; at the end of what was tried: " + ", ".join(e.setting for e in arm.edges) if arm.edges else ""
+        lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over seeds {seeds}{end}")
     return "\n".join(lines)
 
 
@@ -65,13 +72,16 @@ def _report(folder: Path, args: Sequence[str], late: bool) -> int:
             print("no verdict: no seed that is reported has been trained so far")
             return 0
         return code
+    from normbench.report.content import SYMBOLS
+    from normbench.report.state import State
+
     made = json.loads((folder / "report" / "report.json").read_text())
-    sentences = [verdict["sentence"] for verdict in made["verdicts"] if verdict["headline"]]
-    for sentence in sentences:
-        print(f"\n{sentence}")
-    unclear = [v["sentence"] for v in made["verdicts"] if v["headline"] and v["state"] == "UNCLEAR"]
-    needed = [int(found[1]) for sentence in unclear if (found := NEEDED.search(sentence))]
-    if needed:
+    headlines = [verdict for verdict in made["verdicts"] if verdict["headline"]]
+    for verdict in headlines:
+        print(f"\n{SYMBOLS[State(verdict['state'])]} {verdict['state']}  {verdict['sentence']}")
+    unclear = [verdict["sentence"] for verdict in headlines if verdict["state"] == "UNCLEAR"]
+    counts = [int(found[1]) for sentence in unclear if (found := NEEDED.search(sentence))]
+    if needed := [count for count in counts if count <= FIRST_TUNE_SEED]:
         print(f"\nto know more: {more_seeds(args, max(needed))}")
     return 0
 
@@ -80,3 +90,21 @@ def more_seeds(args: Sequence[str], count: int) -> str:
     """The same command with so many seeds."""
     kept = [arg for arg in args if not arg.startswith("seeds=")]
     return shlex.join(["normbench", "compare", *kept, f"seeds={count}"])
+
+
+def farther(args: Sequence[str], edges: Sequence[Edge], name: str) -> str:
+    """The same command where every best that lies at an end is inside, in a folder of its own."""
+    spans: dict[str, Range] = {}
+    more: dict[str, str] = {}
+    for edge in edges:
+        typed = [part.partition("=")[::2] for part in shlex.split(edge.wider)]
+        for key, text in typed:
+            span = space.read(key.removeprefix("tune."), text, 0.0) if key.startswith("tune.") else None
+            if isinstance(span, Range):
+                before = spans.setdefault(key, span)
+                spans[key] = replace(before, low=min(before.low, span.low), high=max(before.high, span.high))
+            else:
+                more[key] = text
+    more = {key: f"{s.scale}({s.low:.12g},{s.high:.12g})" for key, s in spans.items()} | more | {"name": another(name)}
+    kept = [arg for arg in args if arg.partition("=")[0] not in more]
+    return shlex.join(["normbench", "compare", *kept, *(f"{key}={text}" for key, text in more.items())])

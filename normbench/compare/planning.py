@@ -1,6 +1,7 @@
 """From the command to the plan that is kept: arms that can be, trials that fit, what an earlier plan holds."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -122,13 +123,19 @@ def refuse_other(before: Plan | None, now: Plan, folder: Path, args: Sequence[st
         typed = [arg for arg in args if not arg.startswith("name=")]
         raise ConfigError(
             f"{folder} holds another comparison: {'; '.join(others)}; "
-            f"for this one type {shlex.join(['normbench', 'compare', *typed, f'name={folder.name}2'])}"
+            f"for this one type {shlex.join(['normbench', 'compare', *typed, f'name={another(folder.name)}'])}"
         )
     if len(now.seeds) < len(before.seeds):
         raise ConfigError(
             f"seeds={len(now.seeds)}: {folder} is planned with {len(before.seeds)} seeds, and seeds are never taken "
-            f"away; type seeds={len(before.seeds)}, or name={folder.name}2"
+            f"away; type seeds={len(before.seeds)}, or name={another(folder.name)}"
         )
+
+
+def another(name: str) -> str:
+    """A name for another comparison: compare2 after compare, compare3 after compare2."""
+    stem, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    return f"{stem}{int(number or 1) + 1}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- time

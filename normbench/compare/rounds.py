@@ -15,7 +15,7 @@ from normbench.compare import search
 from normbench.compare.arms import Contender
 from normbench.config import RunConfig
 from normbench.plan import Plan
-from normbench.report.selection import choose
+from normbench.report.selection import Edge, choose
 from normbench.report.study import BASELINES
 from normbench.report.tables import natural
 
@@ -26,13 +26,17 @@ Train = Callable[[str, Sequence[RunConfig]], Sequence[float | None]]
 
 @dataclass
 class Tuned:
-    """What is known of an arm. scores: setting -> seed -> final validation accuracy. best: None: none can be chosen."""
+    """What is known of an arm. scores: setting -> seed -> final validation accuracy. best: None: none can be chosen.
+
+    edges: what of it lies at an end of what was searched.
+    """
 
     contender: Contender
     tried: list[tuple] = field(default_factory=list)
     scores: dict[tuple, dict[int, float]] = field(default_factory=dict)
     best: tuple | None = None
     why: str = ""
+    edges: tuple[Edge, ...] = ()
 
     @property
     def finished(self) -> int:
@@ -54,12 +58,13 @@ class Tuned:
             return
         try:
             found = choose(
-                pd.DataFrame(rows), "val_acc", tune=keys, tune_seeds=plan.tune_seeds, confirm_seeds=plan.seeds
-            )
+                pd.DataFrame(rows), "val_acc", tune=keys, tune_seeds=plan.tune_seeds, confirm_seeds=plan.seeds,
+                ranges=plan.ranges(self.contender.arm),
+            )  # fmt: skip
         except ValueError as error:
             self.best, self.why = None, str(error)
         else:
-            self.best = found.best
+            self.best, self.edges = found.best, found.edges
 
     def mean(self) -> float:
         """Of the chosen setting, over the tune seeds."""

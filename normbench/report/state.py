@@ -54,7 +54,7 @@ class Flag(StrEnum):
 
 
 SENTENCES = {
-    Flag.LR_AT_EDGE: "a chosen setting is the smallest or largest tried",
+    Flag.LR_AT_EDGE: "a chosen setting lies at an end of what was tried",
     Flag.UNEQUAL_TUNING: "not as many settings finished in one arm as in the other",
     Flag.SAME_SEEDS: "settings were chosen and are reported on the same seeds, which flatters them",
     Flag.UNSTABLE_CHOICE: "which setting is best depends on the seed that is left out",

@@ -150,16 +150,24 @@ class Study:
 
     runs: every run found; metrics: the rows of the used ones. keys: the settings that tell arms apart.
     notes: what could not be compared, and why. layers: what probes measured, see `layers.read`; empty without one.
+    metrics_csv: `collect.Collected.text`; empty where the study is of no files.
     """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
     options: Options
-    keys: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    contrasts: tuple[Contrast, ...]
+    keys: tuple[str, ...] = ()
+    arms: tuple[Arm, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     notes: tuple[str, ...] = ()
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    metrics_csv: bytes = b""
+
+    def but(self, **changes: Any) -> "Study":
+        """The same runs, metrics and options, with these fields; what was worked out of the former is kept."""
+        other = replace(self, **changes)
+        vars(other).update({name: value for name, value in vars(self).items() if name not in vars(other)})
+        return other
 
     @cached_property
     def used(self) -> pd.DataFrame:
@@ -168,7 +176,7 @@ class Study:
     @cached_property
     def setting(self) -> pd.DataFrame:
         """What tells the used runs apart, one row a run."""
-        return tables.settings(self.used)
+        return tables.settings(self.used) if len(self.used) else pd.DataFrame(columns=["norm", "optimizer"])
 
     @cached_property
     def norms(self) -> tuple[str, ...]:
@@ -224,13 +232,12 @@ def study(runs: pd.DataFrame, metrics: pd.DataFrame, options: Options) -> Study:
     Raises:
         Refused: a baseline that no run has.
     """
-    used = runs[runs["used"].astype(bool)]
-    setting = tables.settings(used) if len(used) else pd.DataFrame(columns=["norm", "optimizer"])
-    keys = tuple(str(key) for key in setting if key not in options.tuned)
-    arms = tuple(_arms(runs, setting[list(keys)], options)) if len(used) else ()
-    made = Study(runs, metrics, options, keys, arms, ())
+    made = Study(runs, metrics, options)
+    keys = tuple(str(key) for key in made.setting if key not in options.tuned)
+    arms = tuple(_arms(runs, made.setting[list(keys)], options)) if len(made.used) else ()
+    made = made.but(keys=keys, arms=arms)
     contrasts, notes = _contrasts(made)
-    return Study(runs, metrics, options, keys, arms, tuple(contrasts), tuple(notes))
+    return made.but(contrasts=tuple(contrasts), notes=tuple(notes))
 
 
 def _arms(runs: pd.DataFrame, setting: pd.DataFrame, options: Options) -> list[Arm]:
@@ -304,7 +311,7 @@ def _planned(runs: pd.DataFrame, plan: Plan | None) -> PlannedArm | None:
 def _ranges(runs: pd.DataFrame, plan: Plan | None) -> dict[str, Range]:
     """Where the settings of this arm were searched."""
     arm = _planned(runs, plan)
-    return {span.key: span for span in arm.ranges} if arm else {}
+    return plan.ranges(arm) if plan and arm else {}
 
 
 # ----------------------------------------------------------------------------------------------------------- contrasts
