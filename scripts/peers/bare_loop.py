@@ -1,7 +1,8 @@
 """P2, the careful loop: what somebody who knows torch writes for one run, without a compiler or a graph.
 
 All images are standardized once and stay on the device as floats; a batch is one index_select of each tensor; Adam is
-the fused one; the device is read once an epoch. Evaluations take 1,000 images at once.
+the fused one; gradients are dropped, not zeroed; the device is read once an epoch. Images lie channels last in memory,
+which makes larger convolutions faster. Evaluations take 1,000 images at once.
 """
 
 from functools import lru_cache
@@ -35,8 +36,9 @@ def train(job: Job) -> Result:
     network = networks.make(job.model, job.data.shape, job.data.classes)
     if job.start:
         networks.begin_from(network, job.start.arrays)
-    network.to(job.device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=job.lr, fused=True)
+    network.to(job.device, memory_format=torch.channels_last)
+    parameters = list(network.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=job.lr, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=job.gamma)
     loss_fn = nn.CrossEntropyLoss()
     clock = contract.Clock(torch.cuda.synchronize if job.device == "cuda" else lambda: None)
@@ -47,8 +49,10 @@ def train(job: Job) -> Result:
         order = torch.from_numpy(job.start.order).view(-1) if job.start else torch.randperm(len(labels))
         window = []
         for index in order.to(job.device)[: steps * job.batch_size].split(job.batch_size):
-            loss = loss_fn(network(images.index_select(0, index)), labels.index_select(0, index))
-            optimizer.zero_grad()
+            x, y = images.index_select(0, index), labels.index_select(0, index)
+            loss = loss_fn(network(x.contiguous(memory_format=torch.channels_last)), y)
+            for parameter in parameters:
+                parameter.grad = None
             loss.backward()
             optimizer.step()
             window.append(loss.detach())
