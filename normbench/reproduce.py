@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normbench import claim
+from normbench import claim, draws
 from normbench.config import NOT_IDENTITY, ConfigError
 from normbench.words import duration
 
@@ -68,6 +68,15 @@ def sweeps(name: str, data: Mapping[str, Any], budget: str) -> list[list[str]]:
     shared = [f"+experiment={name}", f"name={folder_name(name, budget)}", *map(str, data.get(budget) or ())]
     more = data.get("sweeps") or {}
     return [_last_wins([*shared, *map(str, words)]) for words in more.get(budget) or [[]]]
+
+
+def drawn(data: Mapping[str, Any], budget: str) -> list[draws.Drawn]:
+    """The settings that are drawn at random for the runs of a claim; most have none."""
+    sets = dict(data.get("draws") or {})
+    if not sets:
+        return []
+    trials, seeds = sets.pop("trials")[budget], range(sets.pop("seeds")[budget])
+    return [draw for name, ranges in sets.items() for draw in draws.drawn(name, ranges, seeds, trials)]
 
 
 def _last_wins(words: Sequence[str]) -> list[str]:
@@ -152,11 +161,17 @@ def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[s
     print(tested.claim)
     worst = 0
     own, folder = {word.partition("=")[0] for word in typed}, _folder(tested, typed)
+    beside: list[str] = []
+    if settings := drawn(data, tested.budget):
+        place = folder.with_name(f"{folder.name}_draws")
+        draws.write(place, settings)
+        beside = ["--config-dir", str(place)]
     for command in commands:
         command = [word for word in command if word.partition("=")[0] not in own]  # what is typed wins
         command = [f"name={folder.name}" if word.startswith("name=") else word for word in command]
-        print(f"$ {shlex.join(['normbench', 'train', '-m', *command, *typed])}", flush=True)
-        code = app.train(["-m", *command, *typed])
+        words = ["-m", *beside, *command, *typed]
+        print(f"$ {shlex.join(['normbench', 'train', *words])}", flush=True)
+        code = app.train(words)
         if code in (130, 143):
             again = ["normbench", "reproduce", tested.name, f"budget={tested.budget}", *typed]
             print(f"to go on with the claim: {shlex.join(again)}", flush=True)

@@ -103,6 +103,89 @@ def test_the_time_to_a_target(tmp_path):
     assert other.verdict == "contradicted"
 
 
+def timed(root, times, **settings):
+    """A run a seed of each norm that crosses 0.7 and 0.8 at these steps; evaluations every 10 steps, to step 100."""
+    for norm, (first, second) in times.items():
+        steps = tuple(range(0, 101, 10))
+        curve = [0.9 if step >= second else 0.75 if step >= first else 0.1 for step in steps]
+        for seed in SEEDS:
+            write_run(root, steps=steps, accuracies=curve, losses=[1.0] * len(steps), norm=norm, seed=seed, **settings)
+
+
+def of_targets(root, question, *targets):
+    made = study(*collect([root]), Options())
+    return answers.answers(made, Claim("name", "It is so.", "somewhere", "quick", (question,), targets=targets))
+
+
+def test_a_time_is_told_at_every_target_of_the_claim(tmp_path):
+    timed(tmp_path, {"none": (40, 80), "bn": (20, 60)})
+    found = of_targets(tmp_path, Question("step", expect="lower", **BN), 0.7, 0.85)
+    assert [answer.row.metric for answer in found] == ["steps_to_0.7", "steps_to_0.85"]
+    assert [answer.row.effect for answer in found] == [pytest.approx(2.0), pytest.approx(8 / 6)]
+    assert "post_hoc_target" not in found[0].row.flags
+    assert answers.overall(found) == "supported"
+
+
+def test_a_target_that_cannot_be_told_says_nothing_beside_one_that_can(tmp_path):
+    timed(tmp_path, {"none": (10, 80), "bn": (10, 40)})  # 0.7 by the first evaluation
+    found = of_targets(tmp_path, Question("step", expect="lower", **BN), 0.7, 0.85, 0.99)
+    assert [answer.row.state for answer in found] == ["REFUSED", "PROBABLY", "REFUSED"]  # coarse
+    assert "by the first evaluation" in found[0].row.sentence
+    assert answers.overall(found) == "supported"
+    assert answers.overall(found[::2]) == "undecided"
+
+
+def test_one_target_the_other_way_contradicts(tmp_path):
+    timed(tmp_path, {"none": (40, 60), "bn": (20, 90)})
+    found = of_targets(tmp_path, Question("step", expect="lower", **BN), 0.7, 0.85)
+    assert [answer.verdict for answer in found] == ["supported", "contradicted"]
+    assert answers.overall(found) == "contradicted"
+
+
+def rates(root):
+    """At 0.01, 0.1 and 1: norm none 0.5, 0.8, 0.6 and bn 0.7, 0.71, 0.82, in validation as in test."""
+    for seed in SEEDS:
+        for lr, none, bn in ((0.01, 0.5, 0.7), (0.1, 0.8, 0.71), (1.0, 0.6, 0.82)):
+            for norm, final in (("none", none), ("bn", bn)):
+                run(root, final + JITTER[seed], seed, norm=norm, optimizer="sgd", optimizer__lr=lr)
+
+
+def test_a_side_may_name_a_value_of_what_is_tuned(tmp_path):
+    rates(tmp_path)
+    fixed = Question("test_acc", "norm=bn optimizer.lr=0.01", "norm=none optimizer.lr=0.010", "higher")
+    own = Question("test_acc", expect="higher", **BN)
+    best = Question("best_found", "norm=bn", "norm=none optimizer.lr=1", "higher", along="optimizer.lr")
+    found = asked(tmp_path, fixed, own, best)
+    assert [answer.row.effect for answer in found] == [pytest.approx(v) for v in (0.2, 0.02, 0.22)]
+    assert "tuned" not in found[0].row.sentence.replace("not tuned", "")
+    with pytest.raises(ValueError, match=r"no runs have norm=bn optimizer\.lr=3"):
+        asked(tmp_path, Question("test_acc", "norm=bn optimizer.lr=3", "norm=none", "higher"))
+
+
+def test_the_best_is_found_by_validation(tmp_path):
+    rates(tmp_path)
+    runs, metrics = collect([tmp_path])
+    runs.loc[runs["cfg.optimizer.lr"] == 1.0, "test_acc"] = 0.3
+    made = study(runs, metrics, Options())
+    question = Question("best_found", expect="same", along="optimizer.lr", **BN)
+    (answer,) = answers.answers(made, Claim("name", "It is so.", "somewhere", "quick", (question,)))
+    assert answer.sides[0] == dict.fromkeys(SEEDS, 0.3)  # bn's best, 0.82 in validation
+    assert answer.sides[1][0] == pytest.approx(0.8)
+
+
+def test_several_arms_of_one_side_are_never_mixed(tmp_path):
+    for seed in SEEDS:
+        for size in (8, 32):
+            run(tmp_path, 0.8, seed, norm="gn", batch_size=size)
+            for ghost, final in ((0, 0.8), (2, 0.6)):
+                run(tmp_path, final, seed, norm="bn", norm__ghost_size=ghost, batch_size=size)
+    ask = Question("fall", "norm=bn", "norm=gn", "higher", along="batch_size")
+    with pytest.raises(ValueError, match="fall: norm=bn names several arms"):
+        asked(tmp_path, ask)
+    (answer,) = asked(tmp_path, replace(ask, of="norm=bn norm.ghost_size=0"))
+    assert answer.sides[0] == dict.fromkeys(SEEDS, pytest.approx(0.0))
+
+
 def scales(root):
     """none works at two of four scales, bn at all; bn loses less."""
     for seed in SEEDS:
@@ -221,8 +304,15 @@ def test_every_measure_is_finite_or_left_out(tmp_path):
 DATA = {"claim": "It is so.", "source": "000 1", "asks": [{"measure": "test_acc", "expect": "higher", **BN}]}
 
 
+def test_only_a_claim_about_time_has_targets():
+    assert claim.made("it", DATA, "full").targets == ()
+    asks = [{"measure": "step", "expect": "lower", **BN}]
+    assert claim.made("it", DATA | {"asks": asks}, "full").targets == claim.TARGETS
+    assert claim.made("it", DATA | {"asks": asks, "targets": [0.5]}, "full").targets == (0.5,)
+
+
 def test_a_claim_is_read_as_it_was_written(tmp_path):
-    made = claim.made("it", DATA | {"number": "0.8 and 0.9"}, "full")
+    made = claim.made("it", DATA | {"number": "0.8 and 0.9", "figure": "curves", "targets": [0.7, 0.8]}, "full")
     claim.write(tmp_path, made)
     assert claim.read(tmp_path) == made
     assert claim.read(tmp_path / "elsewhere") is None

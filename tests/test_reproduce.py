@@ -4,19 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from normbench import claim, reproduce
+from normbench import claim, draws, reproduce
 from normbench.app import register_plugins
-from normbench.report import target
 from normbench.report.answers import _text
 from normbench.report.collect import flatten
-from normbench.report.measures import FOUND, MEASURES
-from normbench.sweep import jobs, session
+from normbench.report.measures import FOUND, IMPORTANCE, MEASURES
+from normbench.report.shares import MADE_OF
+from normbench.sweep import jobs, loading, session
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CLAIMS = sorted(reproduce.known())
@@ -27,12 +26,14 @@ def planned(name, budget, *more):
     """The jobs that the command would train, as CheckedSweeper makes them."""
     register_plugins()
     brought = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))["hydra"]["sweeper"]["params"]
-    found = []
-    for typed in reproduce.sweeps(name, reproduce.known()[name], budget):
+    found, data = [], reproduce.known()[name]
+    for typed in reproduce.sweeps(name, data, budget):
         own = {word.partition("=")[0].lstrip("+") for word in typed}
         params = [f"{key}={value}" for key, value in brought.items() if key not in own]
-        with initialize_config_module("normbench.conf", version_base="1.3"):
-            found += jobs.plan(GlobalHydra.instance().config_loader(), [*params, *typed, *more]).jobs
+        with TemporaryDirectory() as folder:
+            draws.write(Path(folder), reproduce.drawn(data, budget))
+            with loading.opened(Path(folder)) as loader:
+                found += jobs.plan(loader, [*params, *typed, *more]).jobs
     return found
 
 
@@ -58,8 +59,9 @@ def test_every_file_is_a_claim_with_its_sweep_and_its_cost(name):
     assert {"quick", "full"} <= set(data["cost"])
     assert all(isinstance(seconds, int | float) and seconds > 0 for seconds in data["cost"].values())
     for ask in made.asks:
-        assert ask.measure in {*MEASURES, *target.UNITS, FOUND}
-        assert bool(ask.along) == (ask.measure == FOUND or (ask.measure in MEASURES and MEASURES[ask.measure].along))
+        assert ask.measure in {*MEASURES, *claim.TIMES, FOUND, IMPORTANCE}
+        along = ask.measure in (FOUND, IMPORTANCE) or (ask.measure in MEASURES and MEASURES[ask.measure].along)
+        assert bool(ask.along) == along
     experiment = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert (experiment[0], experiment[1][:2]) == ("# @package _global_", "# ")
 
@@ -73,10 +75,15 @@ def test_every_budget_has_runs_for_both_sides_of_every_question(name, budget):
         if ask.measure == FOUND:  # both sides search the same runs
             assert all(len({value(config, key) for config in configs}) >= 3 for key in ask.along.split())
             continue
+        if ask.measure == IMPORTANCE:
+            own = [config for config in configs if has(config, " ".join(ask.where))]
+            places = {MADE_OF.get(key, (key,))[0] for key in ask.along.split()}
+            assert all(len({str(value(config, place)) for config in own}) > 3 for place in places)
+            continue
         for side in (ask.of, ask.than):
             there = [config for config in configs if has(config, " ".join([side, *ask.where]))]
             assert len({config["seed"] for config in there}) >= SEEDS[budget], f"{side} {ask.where}"
-            assert not ask.along or len({str(value(config, ask.along)) for config in there}) > 1
+            assert not ask.along or ask.along in side or len({str(value(config, ask.along)) for config in there}) > 1
     assert all(config["checkpoint"]["keep"] == "none" for config in configs)
     folder = {config["name"] for config in configs}
     assert folder == {reproduce.folder_name(name, budget)}

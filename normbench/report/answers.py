@@ -3,6 +3,9 @@
 Each question has one number a seed for both sides, from the runs that their arms are reported by; the difference or the
 ratio is judged as every comparison is (`verdict.judge`). In the direction that was expected, an interval that excludes
 no effect supports it; one in the other direction, or wholly within the margins, contradicts it; the rest is undecided.
+
+A time is asked about at every target of the claim, an answer each. One that can't be told at a target (too few runs
+reach it, or the first evaluations do) says nothing, as long as another target tells something.
 """
 
 import math
@@ -10,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from normbench.claim import Claim, Question
-from normbench.report import searched, selection, stats, target, verdict
-from normbench.report.measures import FOUND, MEASURES, Points, Seeds
+from normbench.claim import TIMES, Claim, Question
+from normbench.report import searched, selection, shares, stats, target, verdict
+from normbench.report.measures import FOUND, IMPORTANCE, MEASURES, WORDS, Points, Seeds
 from normbench.report.selection import LR
 from normbench.report.state import ACCURACY_MARGIN, Flag, State, Subject, gains
 from normbench.report.stats import Effect, Interval
@@ -33,12 +36,36 @@ class Answer:
     sides: tuple[Seeds, Seeds]
 
 
+@dataclass(frozen=True)
+class _Side:
+    """The arms that a side names, and what it says of settings that are tuned: the runs with these values alone."""
+
+    words: str
+    arms: tuple[Arm, ...]
+    tuned: Mapping[str, str]
+
+    @property
+    def first(self) -> Arm:
+        return self.arms[0]
+
+
 def overall(answers: Sequence[Answer]) -> str:
-    """Supported only if every answer is; contradicted if one of them is; else undecided."""
-    found = {answer.verdict for answer in answers}
-    if CONTRADICTED in found:
+    """Supported only if every question is; contradicted if one of them is; else undecided."""
+    asked: dict[tuple[Question, str], list[Answer]] = {}
+    for answer in answers:
+        asked.setdefault((answer.question, answer.where), []).append(answer)
+    return _together([_together([a.verdict for a in _told(own)]) for own in asked.values()])
+
+
+def _told(answers: Sequence[Answer]) -> Sequence[Answer]:
+    """Of the answers at several targets those that tell anything; all of them where none does."""
+    return [answer for answer in answers if answer.row.state != State.REFUSED] or answers
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    if CONTRADICTED in verdicts:
         return CONTRADICTED
-    return SUPPORTED if found == {SUPPORTED} else UNDECIDED
+    return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED
 
 
 def answers(study: Study, claim: Claim) -> list[Answer]:
@@ -47,34 +74,53 @@ def answers(study: Study, claim: Claim) -> list[Answer]:
     Raises:
         Refused: a question names a measure that is not there, or settings that no run has.
     """
-    return [found for question in claim.asks for found in _answered(study, question)]
+    return [found for question in claim.asks for found in _answered(study, question, claim.targets)]
 
 
-def _answered(study: Study, question: Question) -> list[Answer]:
-    if question.measure == FOUND:
-        return [_answer(study, question, {}, ([arm], [arm])) for arm in study.arms]
-    if question.measure not in MEASURES and question.measure not in target.UNITS:
-        known = ", ".join(sorted([*MEASURES, *target.UNITS, FOUND]))
-        raise Refused(f"measure must be one of {known}, given {question.measure!r}")
-    of, than = (dict(part.split("=", 1) for part in side.split()) for side in (question.of, question.than))
+def _answered(study: Study, question: Question, targets: Sequence[float]) -> list[Answer]:
     where = dict(part.split("=", 1) for part in question.where)
-    own = {*of, *than, *where, question.along}
-    varied = [k for k in study.keys if k not in own and k.partition(".")[0] not in {*of, *than}
+    if question.measure in (FOUND, IMPORTANCE):  # both sides look at the same runs
+        arms = [arm for arm in study.arms if question.measure == FOUND or _has(arm, where)]
+        if not arms:
+            raise Refused(f"no runs have {' '.join(question.where)}")
+        return [_answer(study, question, {}, (_Side("", (arm,), {}), _Side("", (arm,), {}))) for arm in arms]
+    if question.measure not in MEASURES and question.measure not in TIMES:
+        known = ", ".join(sorted([*MEASURES, *TIMES, FOUND, IMPORTANCE]))
+        raise Refused(f"measure must be one of {known}, given {question.measure!r}")
+    goals = (targets or [None]) if question.measure in TIMES else [None]
+    return [
+        _answer(study, question, cell, sides, goal) for cell, sides in _cells(study, question, where) for goal in goals
+    ]
+
+
+def _cells(
+    study: Study, question: Question, where: Mapping[str, str]
+) -> list[tuple[dict[str, Any], tuple[_Side, _Side]]]:
+    """The arms of both sides, for each value of what else varies."""
+    wanted = [dict(part.split("=", 1) for part in side.split()) for side in (question.of, question.than)]
+    tuned = [{key: side.pop(key) for key in list(side) if key in study.options.tuned} for side in wanted]
+    named = {*wanted[0], *wanted[1]}
+    own = {*named, *where, question.along}
+    varied = [k for k in study.keys if k not in own and k.partition(".")[0] not in named
               and len({str(arm.setting[k]) for arm in study.arms}) > 1]  # fmt: skip
     cells: dict[tuple, tuple[list[Arm], list[Arm]]] = {}
     for arm in study.arms:
         if not _has(arm, where):
             continue
         cell = tuple(arm.setting[k] for k in varied)
-        for side, wanted in enumerate((of, than)):
-            if _has(arm, wanted):
+        for side, settings in enumerate(wanted):
+            if _has(arm, settings):
                 cells.setdefault(cell, ([], []))[side].append(arm)
-    both = {cell: sides for cell, sides in cells.items() if all(sides)}
-    if not both:
+    found = []
+    for cell in sorted((cell for cell, sides in cells.items() if all(sides)), key=natural):
+        of, than = (
+            _Side(words, tuple(arms), values)
+            for words, arms, values in zip((question.of, question.than), cells[cell], tuned, strict=True)
+        )
+        found.append((dict(zip(varied, cell, strict=True)), (of, than)))
+    if not found:
         raise Refused(f"no runs have both {question.of} and {question.than}")
-    return [
-        _answer(study, question, dict(zip(varied, cell, strict=True)), both[cell]) for cell in sorted(both, key=natural)
-    ]
+    return found
 
 
 def _has(arm: Arm, wanted: Mapping[str, str]) -> bool:
@@ -94,52 +140,58 @@ def _text(value: Any) -> str:
         return str(value).replace(" ", "")
 
 
-def _answer(study: Study, question: Question, where: Mapping[str, Any], sides: tuple[list[Arm], list[Arm]]) -> Answer:
+def _answer(
+    study: Study, question: Question, where: Mapping[str, Any], sides: tuple[_Side, _Side], goal: float | None = None
+) -> Answer:
     of, than = sides
-    if question.measure in target.UNITS:
-        numbers, effect, subject = _time(study, question, of, than)
+    if question.measure in TIMES:
+        numbers, effect, subject = _time(study, question, of, than, goal)
         margin = question.margin
-    elif question.measure == FOUND:
-        numbers, subject = searched.sides(question, of[0].runs), Subject("test_acc", "", "", "", "", "")
-        effect, margin = stats.difference(numbers[1], numbers[0], paired=True), question.margin or ACCURACY_MARGIN
+    elif question.measure in (FOUND, IMPORTANCE):
+        look = searched if question.measure == FOUND else shares
+        numbers = look.sides(question, of.first.runs)
+        subject = Subject(WORDS[question.measure], "", "", "", "", "", less_is_better=question.expect == "lower")
+        effect = stats.difference(numbers[1], numbers[0], paired=True)
+        margin = question.margin or (ACCURACY_MARGIN if question.measure == FOUND else shares.MARGIN)
     else:
         measure = MEASURES[question.measure]
         if bool(question.along) != measure.along:
             raise Refused(f"{question.measure} {'needs' if measure.along else 'takes no'} along: a key")
         numbers = measure.of(study, _points(question, of)), measure.of(study, _points(question, than))
-        grain = 1 / float(of[0].runs["n_test"].iloc[0]) if question.measure == "test_acc" else 0.0
+        grain = 1 / float(of.first.runs["n_test"].iloc[0]) if question.measure == "test_acc" else 0.0
         effect = stats.difference(numbers[1], numbers[0], paired=_paired(*numbers), resolution=grain)
         margin = measure.margin if question.margin is None else question.margin
         margin *= abs(_mean(numbers[1])) if measure.relative and question.margin is None else 1.0
         subject = Subject(measure.words, "", "", "", "", "", less_is_better=question.expect == "lower")
     subject = replace(
-        subject, baseline=question.than, variant=question.of, dataset=str(of[0].runs["dataset"].iloc[0]),
-        model=_place(of[0], where), budget=budget_words(of[0]), tuning=_tuning(of[0], than[0], question),
+        subject, baseline=question.than, variant=question.of, dataset=str(of.first.runs["dataset"].iloc[0]),
+        model=_place(of.first, where), budget=budget_words(of.first), tuning=_tuning(of, than, question),
     )  # fmt: skip
-    lost = tuple(sum(arm.diverged(arm.reported) for arm in arms) for arms in (than, of))
-    diverged = (0, 0) if question.along else (lost[0], lost[1])
-    row = verdict.judge(
-        effect, subject, flags=_flags(study, question, of, than), refusal=_refusal(question, of, than), margin=margin,
-        diverged=diverged,
-    )  # fmt: skip
+    lost = [0, 0] if question.along else [sum(_lost(side, arm) for arm in side.arms) for side in (than, of)]
+    flags, refusal = _flags(study, question, of, than, goal), _refusal(question, of, than)
+    row = verdict.judge(effect, subject, flags=flags, refusal=refusal, margin=margin, diverged=(lost[0], lost[1]))
     return Answer(question, _words(where), row, _verdict(effect, row.state, subject, question.expect), numbers)
 
 
-def _flags(study: Study, question: Question, of: Sequence[Arm], than: Sequence[Arm]) -> dict[Flag, str]:
+def _lost(side: _Side, arm: Arm) -> int:
+    return arm.diverged(_reported(side, arm))
+
+
+def _flags(study: Study, question: Question, of: _Side, than: _Side, goal: float | None) -> dict[Flag, str]:
     flags: dict[Flag, str] = {}
-    picked = than[0].selection, of[0].selection
-    if not question.along and picked[0] and picked[1]:
+    picked = than.first.selection, of.first.selection
+    if not question.along and picked[0] and picked[1] and not (of.tuned or than.tuned):
         flags = verdict.tuning_flags(picked[0], picked[1])
-    if question.measure in target.UNITS and study.options.target is None:
+    if question.measure in TIMES and goal is None and study.options.target is None:
         flags[Flag.POST_HOC_TARGET] = ""
-    if origin := origins([*than, *of]):
+    if origin := origins([*than.arms, *of.arms]):
         flags[Flag.MIXED_ORIGIN] = origin
     return flags
 
 
-def _refusal(question: Question, of: Sequence[Arm], than: Sequence[Arm]) -> str:
-    picked = than[0].selection, of[0].selection
-    if question.along or not picked[0] or not picked[1]:
+def _refusal(question: Question, of: _Side, than: _Side) -> str:
+    picked = than.first.selection, of.first.selection
+    if question.along or not picked[0] or not picked[1] or of.tuned or than.tuned:
         return ""
     return verdict.tuning_refusal(picked[0], picked[1], (question.than, question.of))
 
@@ -158,45 +210,62 @@ def _verdict(effect: Effect, state: State, subject: Subject, expect: str) -> str
 
 
 def _time(
-    study: Study, question: Question, of: Sequence[Arm], than: Sequence[Arm]
+    study: Study, question: Question, of: _Side, than: _Side, goal: float | None
 ) -> tuple[tuple[Seeds, Seeds], Effect, Subject]:
-    """Time to the target: that of the options, else the automatic one of the runs compared with."""
-    _alone(question, (of, than))
-    goal = study.options.target
+    """Time to the target: the claim's, else that of the options, else the automatic one of the runs compared with."""
+    if question.along or any(len(side.arms) != 1 for side in (of, than)):
+        raise Refused(f"{question.measure} is of one arm on each side; name what else they differ in, in where")
+    runs = [_reported(side, side.first) for side in (of, than)]
+    goal = goal or study.options.target
     if goal is None:
-        goal = target.automatic_target(study.track_of[i] for i in than[0].reported.values())
+        goal = target.automatic_target(study.track_of[i] for i in runs[1].values())
     blank = Subject(question.measure, "", "", "", "", "", target=goal or 1.0)
     if goal is None:
         gone = Interval(math.nan, math.nan, math.nan, 0, "none")
         return ({}, {}), Effect("ratio", gone, True, 0, 0, refused="no target that its runs reach"), blank
-    crossed = [{s: study.crossing(i, goal) for s, i in side[0].reported.items()} for side in (of, than)]
-    picked = [side[0].selection for side in (than, of)]
-    moved = selection.reselected(picked[0], picked[1]) if picked[0] and picked[1] else 0
+    crossed = [{seed: study.crossing(i, goal) for seed, i in own.items()} for own in runs]
+    picked = [side.first.selection for side in (than, of)]
+    free = picked[0] and picked[1] and not (of.tuned or than.tuned)
+    moved = selection.reselected(picked[0], picked[1]) if free else 0  # pyright: ignore[reportArgumentType]
     effect = target.compare(crossed[1], crossed[0], question.measure, paired=_paired(*crossed), reselected=moved)
+    if effect.resolution >= 1 and not effect.refused:
+        effect = replace(effect, refused=f"{goal:g} was reached by the first evaluation, so nobody knows when")
     numbers = [{s: float(getattr(c, question.measure)) for s, c in side.items()} for side in crossed]
     return (numbers[0], numbers[1]), effect, blank
 
 
-def _points(question: Question, arms: Sequence[Arm]) -> Points:
+def _reported(side: _Side, arm: Arm) -> dict[int, str]:
+    """Seed -> run_id: of the runs that the arm is reported by, or of those with the values that the side names."""
+    if not side.tuned:
+        return arm.reported
+    return {int(row["seed"]): str(row["run_id"]) for row in _rows(side, arm).values()}
+
+
+def _rows(side: _Side, arm: Arm) -> dict[str, Any]:
+    """run_id -> the row of each of the arm's runs that has the values that the side names."""
+    rows = {str(row["run_id"]): row for row in arm.runs.to_dict("records")}
+    found = {i: row for i, row in rows.items() if all(_text(row[k]) == _text(v) for k, v in side.tuned.items())}
+    if not found:
+        raise Refused(f"no runs have {side.words}")
+    return found
+
+
+def _points(question: Question, side: _Side) -> Points:
     """The runs that each arm is reported by; along the learning rate, or what else is tuned, all of them."""
     found: Points = {}
-    for arm in arms:
-        rows: dict[str, Any] = {str(row["run_id"]): row for row in arm.runs.to_dict("records")}
+    for arm in side.arms:
+        rows = _rows(side, arm)
         if question.along and question.along in (arm.selection.tune if arm.selection else (LR,)):
-            for row in rows.values():
-                found.setdefault(row.get(question.along, row["lr"]), {})[int(row["seed"])] = row
-            continue
-        at = arm.setting.get(question.along, arm.runs.iloc[0].get(f"cfg.{question.along}")) if question.along else None
-        if not question.along and found:
-            raise Refused(f"{question.measure}: {question.of} and {question.than} are several arms; name what else "
-                             "they differ in, in where or along")  # fmt: skip
-        found.setdefault(at, {}).update({seed: rows[i] for seed, i in arm.reported.items()})
+            placed = [(row.get(question.along, row["lr"]), row) for row in rows.values()]
+        else:
+            at = arm.setting.get(question.along, arm.runs.iloc[0].get(f"cfg.{question.along}"))
+            placed = [(at if question.along else None, rows[i]) for i in _reported(side, arm).values()]
+        for at, row in placed:
+            if (seed := int(row["seed"])) in found.setdefault(at, {}):
+                raise Refused(f"{question.measure}: {side.words} names several arms; name what else they differ in, "
+                              "in of, than or where")  # fmt: skip
+            found[at][seed] = row
     return {at: found[at] for at in sorted(found, key=lambda value: natural([value]))}
-
-
-def _alone(question: Question, sides: Sequence[Sequence[Arm]]) -> None:
-    if question.along or any(len(side) != 1 for side in sides):
-        raise Refused(f"{question.measure} is of one arm on each side; name what else they differ in, in where")
 
 
 def _paired(a: Mapping[int, Any], b: Mapping[int, Any]) -> bool:
@@ -216,7 +285,7 @@ def _words(where: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={cell_text(v)}" for k, v in where.items() if v != "")
 
 
-def _tuning(of: Arm, than: Arm, question: Question) -> str:
-    if question.along or of.selection is None or than.selection is None:
+def _tuning(of: _Side, than: _Side, question: Question) -> str:
+    if question.along or of.tuned or than.tuned or of.first.selection is None or than.first.selection is None:
         return ""
-    return verdict.tuning_words(than.selection, of.selection)
+    return verdict.tuning_words(than.first.selection, of.first.selection)

@@ -15,6 +15,7 @@ from normbench.report.tables import untrained
 Seeds = dict[int, float]
 Points = dict[Any, dict[int, Mapping[str, Any]]]  # value of `along`, in order -> seed -> row of the runs' table
 FOUND = "found"  # test accuracy of what a way of searching finds, see `searched`
+IMPORTANCE = "importance"  # of settings, see `shares`
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ def _lost(study: Study, points: Points) -> Seeds:
     return found
 
 
+def _best(study: Study, points: Points) -> Seeds:
+    """Of each seed's runs the one with the highest final validation accuracy: its test accuracy."""
+    runs = {seed: [at[seed] for at in points.values()] for seed in _everywhere(points)}
+    return {seed: float(max(own, key=lambda row: row["score"])["test_score"]) for seed, own in runs.items()}
+
+
 def _fall(study: Study, points: Points) -> Seeds:
     """Test accuracy at the largest value minus that at the smallest, in pp."""
     ends = [points[at] for at in (max(points), min(points))]
@@ -116,6 +123,7 @@ MEASURES = {
     "test_loss": Measure("test_loss", LOSS_MARGIN, _last("test_loss")),
     "gap": Measure("gap between training and validation accuracy in pp", 0.5, _gap),
     "pace": Measure("milliseconds a step", 0.05, _pace, relative=True),
+    "best_found": Measure("test_acc", ACCURACY_MARGIN, _best, along=True),
     "share_trained": Measure("percent of runs that train, over all values", 5.0, _share, along=True),
     "largest": Measure("largest value at which it trains, in powers of ten", 0.25, _largest, along=True),
     "usable_range": Measure("usable range in decades", 0.25, _usable, along=True),
@@ -126,4 +134,6 @@ MEASURES = {
     **probed.measures(Measure),
 }
 
-WORDS = {name: measure.words for name, measure in MEASURES.items()} | {FOUND: "test_acc"}
+WORDS = {name: measure.words for name, measure in MEASURES.items()} | {
+    FOUND: "test_acc", IMPORTANCE: "share of the variance of accuracy in percent",
+}  # fmt: skip
