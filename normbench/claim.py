@@ -38,9 +38,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Claim:
-    """claim: one sentence. source: where it stands. number: the document's own, "" where it gives none. remark: what a
-    reader should make of it beside the verdict. budget: quick, full or paper. figure: the key of the one that answers
-    it. targets: the accuracies that times are told to; (): that of the report.
+    """claim: one sentence. source: where it stands. words: the document's own, and what they mean. number: its own
+    number, "" where it gives none. remark: what a reader should make of it beside the verdict. budget: quick, full or
+    paper. figure: the key of the one that answers it. targets: the accuracies that times are told to; (): the report's.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Claim:
     source: str
     budget: str
     asks: tuple[Question, ...]
+    words: str = ""
     number: str = ""
     remark: str = ""
     figure: str = ""
@@ -64,7 +65,7 @@ def made(name: str, data: Mapping[str, Any], budget: str) -> Claim:
         if not data.get(key):
             raise ValueError(f"claim {name}: needs a key {key}")
     asks = tuple(_question(name, ask) for ask in data["asks"])
-    keys = ("claim", "source", "number", "remark", "figure")
+    keys = ("claim", "source", "words", "number", "remark", "figure")
     texts = {key: " ".join(str(data.get(key) or "").split()) for key in keys}
     timed = TARGETS if any(ask.measure in TIMES for ask in asks) else ()
     return Claim(name=name, budget=budget, asks=asks, targets=tuple(map(float, data.get("targets", timed))), **texts)

@@ -13,6 +13,7 @@ from normbench import claim, draws, reproduce
 from normbench.app import register_plugins
 from normbench.report.answers import _text
 from normbench.report.collect import flatten
+from normbench.report.figures import KEYS
 from normbench.report.measures import FOUND, IMPORTANCE, MEASURES
 from normbench.report.shares import MADE_OF
 from normbench.sweep import jobs, loading, session
@@ -54,7 +55,11 @@ def test_every_file_is_a_claim_with_its_sweep_and_its_cost(name):
     for budget in reproduce.BUDGETS[:2]:
         made = claim.made(name, data, budget)
         assert made.claim.endswith(".")
-        assert made.source.startswith("document") or made.claim.startswith("Beyond the documents")
+        assert made.source.startswith("document") == bool(made.words)
+        assert made.words or made.claim.startswith("Beyond the documents")
+        assert made.figure in KEYS
+        assert bool(made.targets) == any(ask.measure in claim.TIMES for ask in made.asks)
+        assert made.targets in ((), claim.TARGETS)
     assert data["quick"], "the small budget is another than the full one"
     assert {"quick", "full"} <= set(data["cost"])
     assert all(isinstance(seconds, int | float) and seconds > 0 for seconds in data["cost"].values())

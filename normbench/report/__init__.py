@@ -40,7 +40,7 @@ def _report(request: Request) -> int:
     from normbench.report.study import Refused
 
     try:
-        files = output.files(study, request.formats, check_only(request.only, output.KEYS))
+        files = output.files(study, request.formats, _keys(request, study))
     except Refused as error:  # a claim whose questions do not fit these runs
         raise InputError(str(error)) from None
     try:
@@ -74,6 +74,14 @@ def _study(request: Request, cache: "Cache") -> "Study":
         return replace(made, layers=read(request.folders, runs)) if has_probes(runs) else made
     except (Refused, records.Damaged) as error:
         raise InputError(str(error)) from None
+
+
+def _keys(request: Request, study: "Study") -> tuple[str, ...]:
+    """The figures to draw: those asked for, else all that these runs can have."""
+    from normbench.report.figures import CLAIMED, KEYS
+
+    keys = check_only(request.only, KEYS)
+    return keys if request.only or study.options.claim else tuple(key for key in keys if key not in CLAIMED)
 
 
 def _tuning(request: Request) -> dict[str, Any]:

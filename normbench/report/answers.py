@@ -23,17 +23,21 @@ from normbench.report.study import Arm, Refused, Study, budget_words, origins
 from normbench.report.tables import cell_text, natural
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """where: what else the runs share. sides: the numbers a seed of `of` and `than`."""
+    """where: what else the runs share. sides: the numbers a seed of `of` and `than`. margin: the smallest difference
+    that matters, NaN of times.
+    """
 
     question: Question
     where: str
     row: verdict.Comparison
     verdict: str
     sides: tuple[Seeds, Seeds]
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,9 @@ def answers(study: Study, claim: Claim) -> list[Answer]:
 def _answered(study: Study, question: Question, targets: Sequence[float]) -> list[Answer]:
     where = dict(part.split("=", 1) for part in question.where)
     if question.measure in (FOUND, IMPORTANCE):  # both sides look at the same runs
-        arms = [arm for arm in study.arms if question.measure == FOUND or _has(arm, where)]
-        if not arms:
-            raise Refused(f"no runs have {' '.join(question.where)}")
-        return [_answer(study, question, {}, (_Side("", (arm,), {}), _Side("", (arm,), {}))) for arm in arms]
+        arms = list(study.arms) if question.measure == FOUND else arms_where(study, question.where)
+        cell = where if question.measure == IMPORTANCE else {}
+        return [_answer(study, question, cell, (_Side("", (arm,), {}), _Side("", (arm,), {}))) for arm in arms]
     if question.measure not in MEASURES and question.measure not in TIMES:
         known = ", ".join(sorted([*MEASURES, *TIMES, FOUND, IMPORTANCE]))
         raise Refused(f"measure must be one of {known}, given {question.measure!r}")
@@ -91,6 +94,26 @@ def _answered(study: Study, question: Question, targets: Sequence[float]) -> lis
     return [
         _answer(study, question, cell, sides, goal) for cell, sides in _cells(study, question, where) for goal in goals
     ]
+
+
+def arms_where(study: Study, where: Sequence[str]) -> list[Arm]:
+    """The arms with these settings, as typed.
+
+    Raises:
+        Refused: there are none.
+    """
+    wanted = dict(part.split("=", 1) for part in where)
+    if not (found := [arm for arm in study.arms if _has(arm, wanted)]):
+        raise Refused(f"no runs have {' '.join(where)}")
+    return found
+
+
+def varied_cells(
+    study: Study, question: Question
+) -> list[tuple[dict[str, Any], tuple[tuple[str, tuple[Arm, ...]], ...]]]:
+    """For each value of what else varies the sides of a question, in words and as arms."""
+    where = dict(part.split("=", 1) for part in question.where)
+    return [(cell, tuple((side.words, side.arms) for side in sides)) for cell, sides in _cells(study, question, where)]
 
 
 def _cells(
@@ -170,7 +193,8 @@ def _answer(
     lost = [0, 0] if question.along else [sum(_lost(side, arm) for arm in side.arms) for side in (than, of)]
     flags, refusal = _flags(study, question, of, than, goal), _refusal(question, of, than)
     row = verdict.judge(effect, subject, flags=flags, refusal=refusal, margin=margin, diverged=(lost[0], lost[1]))
-    return Answer(question, _words(where), row, _verdict(effect, row.state, subject, question.expect), numbers)
+    came = _verdict(effect, row.state, subject, question.expect)
+    return Answer(question, _words(where), row, came, numbers, math.nan if margin is None else margin)
 
 
 def _lost(side: _Side, arm: Arm) -> int:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from normbench.claim import Claim
 from normbench.report import exports, main_table, methods, notes, paper, side_tables
-from normbench.report.answers import CONTRADICTED, SUPPORTED, UNDECIDED, Answer, answers, overall
+from normbench.report.answers import TESTED, Answer, answers, overall
 from normbench.report.figures import Drawn
 from normbench.report.measures import WORDS
 from normbench.report.paper import Cell, Table
@@ -28,7 +28,7 @@ EVIDENCE = (
 )  # fmt: skip
 MOST_RUNS = 500  # listed in a page; data/runs.csv has all
 FIRST = ("curves", "time_to_target")  # figures that come before the main table
-TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
+ANSWERS = "answers"  # the figure that leads the report of a claim which names none
 SYMBOLS = {
     State.FASTER: "▲", State.BETTER: "▲", State.SLOWER: "▼", State.WORSE: "▼", State.LOWER_BOUND: "≥",
     State.PROBABLY: "◐", State.SAME: "=", State.UNCLEAR: "?", State.REFUSED: "✕",
@@ -80,7 +80,8 @@ class Tested:
 
 @dataclass(frozen=True)
 class Content:
-    """What a report says. tested: the claim that it leads with, if the runs were made for one.
+    """What a report says. tested: the claim that it leads with, if the runs were made for one; lead: the figure that
+    answers it.
 
     overview: all verdicts, where they are too many to read one by one. first: figures before the main table; rest:
     those after it. missing: (figure, why it was not drawn).
@@ -101,6 +102,12 @@ class Content:
     setup: tuple[Table, ...]
     every_run: Table
     tested: "Tested | None" = None
+    lead: tuple[Drawn, ...] = ()
+
+    @property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """Every figure, in the order of the page."""
+        return (*self.lead, *self.first, *self.rest)
 
     @property
     def open_cards(self) -> tuple[Card, ...]:
@@ -116,13 +123,15 @@ def content(study: Study, drawn: Sequence[Drawn], missing: Sequence[tuple[str, s
     made = {table.name: table for table in (build(study) for build in builders) if table.rows}
     cards = tuple(_card(study, contrast) for contrast in study.contrasts)
     tested = _tested(study)
-    early = tuple(d for d in drawn if d.name.startswith(FIRST))
+    lead = tuple(d for d in drawn if tested and d.name == (tested.claim.figure or ANSWERS))
+    others = [d for d in drawn if d not in lead]
+    early = tuple(d for d in others if d.name.startswith(FIRST))
     heading = tested.claim.claim if tested else title(study)
     return Content(
         heading, cards[0].sentence if cards else no_verdict(study), cards, _overview(cards),
-        notes.counts(study.runs, len(study.arms)), early, made, tuple(d for d in drawn if d not in early),
-        tuple(missing), _failures(study), methods.paragraph(study), tuple(notes.all_notes(study)),
-        tuple(_setup(study)), _every_run(study), tested,
+        notes.counts(study.runs, len(study.arms)), early, made,
+        tuple(d for d in others if d not in early), tuple(missing), _failures(study), methods.paragraph(study),
+        tuple(notes.all_notes(study)), tuple(_setup(study)), _every_run(study), tested, lead,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports
-from normbench.report.content import Content, Tested
+from normbench.report.content import Content
 from normbench.report.figures import Drawn
 from normbench.report.study import Arm, Study
 from normbench.report.style import norm_looks
@@ -30,14 +30,14 @@ def report_json(study: Study, content: Content, formats: Sequence[str], keys: Se
         "counts": {"found": len(study.runs), "used": len(used), "states": _counted(study.runs["state"])},
         "verdicts": _verdicts(study),
         "arms": [_arm(study, arm) for arm in study.arms],
-        "figures": [_figure(drawn, formats) for drawn in (*content.first, *content.rest)],
+        "figures": [_figure(drawn, formats) for drawn in content.drawn],
         "not_drawn": [{"name": name, "reason": reason} for name, reason in content.missing],
         "notes": list(content.notes),
         "methods": content.methods,
         "versions": {key: sorted({_plain(v) for v in used[key] if v is not None}, key=str) for key in ORIGIN},
         "newest_run": max(map(str, used["finished_at"].dropna()), default=None),
         "norm_colours": {norm: colour for norm, (colour, _) in norm_looks(used["norm"]).items()},
-        "claim": _claim(content.tested),
+        "claim": _claim(content),
         "not_complete": _not_complete(study.runs),
     }
     return (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -64,7 +64,8 @@ def _verdicts(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _claim(tested: Tested | None) -> dict[str, Any] | None:
+def _claim(content: Content) -> dict[str, Any] | None:
+    tested = content.tested
     if tested is None:
         return None
     answers = [
@@ -75,7 +76,8 @@ def _claim(tested: Tested | None) -> dict[str, Any] | None:
         for a in tested.answers
     ]  # fmt: skip
     c = tested.claim
-    told = {"name": c.name, "claim": c.claim, "source": c.source, "number": c.number, "remark": c.remark}
+    told = {key: getattr(c, key) for key in ("name", "claim", "source", "words", "number", "remark")}
+    told |= {"figure": content.lead[0].name if content.lead else None, "targets": list(c.targets)}
     return told | {"budget": c.budget, "verdict": tested.verdict, "answers": answers}
 
 

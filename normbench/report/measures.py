@@ -137,3 +137,7 @@ MEASURES = {
 WORDS = {name: measure.words for name, measure in MEASURES.items()} | {
     FOUND: "test_acc", IMPORTANCE: "share of the variance of accuracy in percent",
 }  # fmt: skip
+NAMES = WORDS | {  # as the title of a panel
+    "test_acc": "Test accuracy", "test_loss": "Test loss", "best_found": "Test accuracy of the best by validation",
+    FOUND: "Test accuracy of what is found",
+}  # fmt: skip

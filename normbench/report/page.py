@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from normbench.report.content import Card, Content, Tested
+from normbench.report.content import Card, Content
 from normbench.report.figures import Drawn
 from normbench.report.paper import Table
 from normbench.report.tables import escaped, markdown
@@ -17,7 +17,7 @@ def page(content: Content, formats: Sequence[str]) -> str:
     """The report as Markdown; it links what is written in these formats."""
     parts = [f"# {escaped(content.title)}"]
     if content.tested:
-        parts += _claim(content.tested)
+        parts += _claim(content, formats)
     if not content.cards:
         parts.append(f"**{escaped(content.verdict)}**")
     for card in content.open_cards:
@@ -59,9 +59,13 @@ def table(made: Table) -> str:
     return markdown(columns, bold)
 
 
-def _claim(tested: Tested) -> list[str]:
+def _claim(content: Content, formats: Sequence[str]) -> list[str]:
+    tested = content.tested
+    assert tested
     claim = tested.claim
-    said = [f"**{tested.symbol} {tested.verdict.capitalize()}** (budget {claim.budget}; {escaped(claim.source)})"]
+    said = [f"{escaped(claim.source[:1].upper() + claim.source[1:])}: {escaped(claim.words)}"] if claim.words else []
+    said += [f"**{tested.symbol} {tested.verdict.capitalize()}** (budget {claim.budget}; {escaped(claim.source)})"]
+    said += [part for drawn in content.lead for part in _figure(drawn, formats)]
     said += [f"The document's own numbers: {escaped(claim.number)}"] if claim.number else []
     said += [escaped(claim.remark)] if claim.remark else []
     return [*said, table(tested.table), escaped(tested.table.caption), *map(escaped, tested.sentences)]

@@ -48,7 +48,7 @@ class Picture:
 
 def html(content: Content, rendered: Mapping[str, Mapping[str, bytes]], formats: Sequence[str]) -> str:
     """The page; `rendered`: of each figure its svg and png. It links what is written in these formats."""
-    drawn = (*content.first, *content.rest)
+    drawn = content.drawn
     bare = len(_page(content, {d.name: Markup() for d in drawn}, formats).encode())
     return _page(content, _images(drawn, rendered, MOST_BYTES - bare), formats)
 
@@ -56,6 +56,7 @@ def html(content: Content, rendered: Mapping[str, Mapping[str, bytes]], formats:
 def _page(content: Content, images: Mapping[str, Markup], formats: Sequence[str]) -> str:
     return _template().render(
         content=content,
+        lead=[_picture(d, images[d.name], formats) for d in content.lead],
         first=[_picture(d, images[d.name], formats) for d in content.first],
         rest=[_picture(d, images[d.name], formats) for d in content.rest],
         kinds=[kind for kind in ("csv", "tex", "md") if kind in formats],

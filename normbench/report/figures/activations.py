@@ -46,7 +46,7 @@ def draw(study: Study) -> list[Drawn]:
         NotDrawn: no reported run had probe=activations.
     """
     table = study.layers[study.layers["kind"] == "pre_act"] if len(study.layers) else study.layers
-    shown = [panel for arm in study.arms for panel in _panel(arm, table)] if len(table) else []
+    shown = [panel for arm in study.arms for panel in panel_of(arm, table)] if len(table) else []
     if not shown:
         raise NotDrawn("needs runs with percentiles of activations, found none; train them with probe=activations")
     parts = pages("activations", shown, MOST, "arms")
@@ -54,7 +54,7 @@ def draw(study: Study) -> list[Drawn]:
         return [_page(name, page, shown, study, table) for name, page in parts]
 
 
-def _panel(arm: Arm, table: pd.DataFrame) -> list[Panel]:
+def panel_of(arm: Arm, table: pd.DataFrame) -> list[Panel]:
     measured = set(table["run_id"])
     for seed, run_id in arm.reported.items():  # by seed
         if run_id in measured:
@@ -74,10 +74,10 @@ def _page(name: str, page: Sequence[Panel], shown: Sequence[Panel], study: Study
     top = legend_height([block], sheet_width(len(page), wide))
     sheet = Sheet(len(page), wide, HEIGHT, left=LEFT, head=HEAD, foot=FOOT, top=top)
     legend(sheet.figure, [block])
-    limits, looks = _limits(shown), norm_looks(study.used["norm"])
+    limits, looks = limits_of(shown), norm_looks(study.used["norm"])
     for axis, panel in zip(sheet.axes, page, strict=True):
         sheet.heading(axis, study.name(panel.arm))
-        _draw(axis, panel, looks[panel.arm.norm][0], limits)
+        draw_panel(axis, panel, looks[panel.arm.norm][0], limits)
         axis.set_ylabel("Input of the unit", rotation=0, ha="left", va="bottom")
         axis.yaxis.set_label_coords((0.03 - LEFT) / sheet.panel, 1.03)
         if axis in sheet.last:
@@ -87,7 +87,7 @@ def _page(name: str, page: Sequence[Panel], shown: Sequence[Panel], study: Study
     return Drawn(name, sheet.figure, _caption(page, study, limits), own.reset_index(drop=True))
 
 
-def _limits(shown: Sequence[Panel]) -> tuple[float, float]:
+def limits_of(shown: Sequence[Panel]) -> tuple[float, float]:
     """Of every panel: they are compared. Runs that diverged widen them to three times the others' range at most."""
     whole = [p.values for p in shown if not p.diverged and len(p.values)] or [p.values for p in shown]
     values, every = (
@@ -99,7 +99,7 @@ def _limits(shown: Sequence[Panel]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _draw(axis: Axes, panel: Panel, color: str, limits: tuple[float, float]) -> None:
+def draw_panel(axis: Axes, panel: Panel, color: str, limits: tuple[float, float]) -> None:
     end = max(float(panel.arm.runs["total_steps"].astype(float).max()), 1.0)
     axis.set_xlim(-0.01 * end, 1.015 * end)
     axis.set_ylim(limits)
