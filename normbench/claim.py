@@ -37,10 +37,28 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """What a paper has published, and when runs are comparable with it.
+
+    says: its number or figure, in words, and where. setting: what all runs must have, as typed. value: the mean test
+    accuracy of the runs with `of`, to be met within `tolerance`; None: the paper has an order, which the questions ask
+    about. cost: what the runs take, on which device; an estimate.
+    """
+
+    says: str
+    cost: str
+    setting: tuple[str, ...]
+    of: str = ""
+    value: float | None = None
+    tolerance: float = 0.005
+
+
+@dataclass(frozen=True)
 class Claim:
     """claim: one sentence. source: where it stands. words: the document's own, and what they mean. number: its own
     number, "" where it gives none. remark: what a reader should make of it beside the verdict. budget: quick, full or
     paper. figure: the key of the one that answers it. targets: the accuracies that times are told to; (): the report's.
+    paper: with budget=paper.
     """
 
     name: str
@@ -53,6 +71,7 @@ class Claim:
     remark: str = ""
     figure: str = ""
     targets: tuple[float, ...] = ()
+    paper: Paper | None = None
 
 
 def made(name: str, data: Mapping[str, Any], budget: str) -> Claim:
@@ -61,14 +80,33 @@ def made(name: str, data: Mapping[str, Any], budget: str) -> Claim:
     Raises:
         ValueError: it is no claim; the message names the key.
     """
+    paper = _paper(name, data.get("paper")) if budget == "paper" else None
+    data = {**data, "asks": (data.get("paper") or {}).get("asks") or data.get("asks")} if paper else data
     for key in ("claim", "source", "asks"):
-        if not data.get(key):
+        if not data.get(key) and not (key == "asks" and paper and paper.value):
             raise ValueError(f"claim {name}: needs a key {key}")
-    asks = tuple(_question(name, ask) for ask in data["asks"])
+    asks = tuple(_question(name, ask) for ask in data.get("asks") or ())
     keys = ("claim", "source", "words", "number", "remark", "figure")
     texts = {key: " ".join(str(data.get(key) or "").split()) for key in keys}
     timed = TARGETS if any(ask.measure in TIMES for ask in asks) else ()
-    return Claim(name=name, budget=budget, asks=asks, targets=tuple(map(float, data.get("targets", timed))), **texts)
+    targets = tuple(map(float, data.get("targets", timed)))
+    return Claim(name=name, budget=budget, asks=asks, targets=targets, paper=paper, **texts)
+
+
+def _paper(name: str, data: Mapping[str, Any] | None) -> Paper:
+    """From conf/claim, where `sets` says how to make the runs and `asks` what is asked instead, or from claim.json."""
+    if not data:
+        raise ValueError(f"claim {name}: needs a key paper")
+    known = {field.name for field in fields(Paper)}
+    if missing := [key for key in ("says", "cost", "setting") if not data.get(key)]:
+        raise ValueError(f"claim {name}: paper needs {missing[0]}")
+    if unknown := sorted(set(data) - known - {"sets", "asks"}):
+        raise ValueError(
+            f"claim {name}: paper has no key {unknown[0]}; it has {', '.join(sorted(known))}, asks and sets"
+        )
+    found = {key: value for key, value in data.items() if key in known}
+    texts = {key: " ".join(str(found[key]).split()) for key in ("says", "cost")}
+    return Paper(**{**found, **texts, "setting": tuple(map(str, found["setting"]))})
 
 
 def _question(name: str, ask: Mapping[str, Any]) -> Question:

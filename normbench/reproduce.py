@@ -4,6 +4,7 @@ conf/claim/<name>.yaml holds what is claimed and asked, conf/experiment/<name>.y
 """
 
 import hashlib
+import json
 import shlex
 import sys
 import time
@@ -18,6 +19,7 @@ from normbench.config import NOT_IDENTITY, ConfigError
 from normbench.words import duration
 
 BUDGETS = ("quick", "full", "paper")
+PAPER = "paper"
 HELP = """\
 usage: normbench reproduce NAME ... | all  [budget=quick|full|paper] [key=value ...]
        normbench reproduce --list
@@ -30,6 +32,8 @@ and its verdict: supported, contradicted or undecided.
   normbench reproduce bn_speeds_training         with budget=quick: minutes on 2 cores
   normbench reproduce all budget=full            hours; the same command again goes on where it was ended
   normbench reproduce bn_cost device=cuda        further words are settings, as of normbench train
+  normbench reproduce covariate_shift budget=paper    a paper's own setting, where one is known: PASS, FAIL or NOT
+                                                 COMPARABLE with what it has published; mind what --list says it costs
 
 Exit codes: 0 every claim has its verdict, whatever it is; 1 a run failed; 2 bad input; 130/143 interrupted.
 """
@@ -63,11 +67,17 @@ def known() -> dict[str, Mapping[str, Any]]:
 
 def sweeps(name: str, data: Mapping[str, Any], budget: str) -> list[list[str]]:
     """What is typed behind `normbench train -m` for one claim, one list a sweep; all runs go to one folder."""
-    if budget == "paper" and "paper" not in data:
-        raise ConfigError(f"{name} has no budget=paper; it has quick and full")
-    shared = [f"+experiment={name}", f"name={folder_name(name, budget)}", *map(str, data.get(budget) or ())]
+    if budget not in budgets(data):
+        raise ConfigError(f"{name} has no budget={budget}; it has {' and '.join(budgets(data))}")
+    own = (data.get(PAPER) or {}).get("sets") if budget == PAPER else data.get(budget)
+    shared = [f"+experiment={name}", f"name={folder_name(name, budget)}", *map(str, own or ())]
     more = data.get("sweeps") or {}
     return [_last_wins([*shared, *map(str, words)]) for words in more.get(budget) or [[]]]
+
+
+def budgets(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that a claim has: the experiment as it is (full) and less of it (quick), a paper's own setting."""
+    return tuple(budget for budget in BUDGETS if (data.get(PAPER) if budget == PAPER else data.get("quick")))
 
 
 def drawn(data: Mapping[str, Any], budget: str) -> list[draws.Drawn]:
@@ -98,7 +108,7 @@ def _read(args: Sequence[str]) -> tuple[str, list[str], list[str]]:
         elif equals or arg.startswith("-"):
             typed.append(arg)
         elif arg == "all" or arg in there:
-            names += list(there) if arg == "all" else [arg]
+            names += ["all"] if arg == "all" else [arg]
         else:
             near = get_close_matches(arg, there, 1)
             hint = f"did you mean {near[0]}?" if near else "normbench reproduce --list tells them"
@@ -109,7 +119,8 @@ def _read(args: Sequence[str]) -> tuple[str, list[str], list[str]]:
         raise ConfigError("name a claim, or all; normbench reproduce --list tells them")
     if bad := [word for word in typed if word.startswith("-")]:
         raise ConfigError(f"unknown option {bad[0]}; normbench reproduce --help tells more")
-    names = list(dict.fromkeys(names))
+    every = [name for name, data in there.items() if budget in budgets(data)]
+    names = list(dict.fromkeys(known for name in names for known in (every if name == "all" else [name])))
     keys = [word.partition("=")[0] for word in typed]
     for name in names:
         for key in keys:
@@ -123,7 +134,9 @@ def _read(args: Sequence[str]) -> tuple[str, list[str], list[str]]:
 
 def asked_about(data: Mapping[str, Any]) -> set[str]:
     """The settings that the claim's questions compare."""
-    texts = [text for ask in data["asks"] for text in (ask["of"], ask["than"], *str(ask.get("along", "")).split())]
+    texts = [
+        text for ask in data.get("asks") or () for text in (ask["of"], ask["than"], *str(ask.get("along", "")).split())
+    ]
     return {word.partition("=")[0] for text in texts for word in str(text).split()}
 
 
@@ -132,14 +145,25 @@ def _list() -> int:
     width = max(map(len, there))
     for name, data in there.items():
         cost = data.get("cost") or {}
-        times = ", ".join(f"{budget} {duration(cost[budget])}" for budget in BUDGETS if budget in cost)
-        print(f"{name:<{width}}  {' '.join(str(data['claim']).split())} ({data['source']}; {times or 'not measured'})")
+        times = [f"{budget} {duration(cost[budget])}" for budget in budgets(data) if budget in cost]
+        if data.get(PAPER):
+            times.append(f"paper {data[PAPER]['cost']}, {_of_paper(Path('results') / folder_name(name, PAPER))}")
+        print(f"{name:<{width}}  {' '.join(str(data['claim']).split())} ({data['source']}; {', '.join(times)})")
     return 0
+
+
+def _of_paper(folder: Path) -> str:
+    """What came of it in this folder."""
+    try:
+        return str(json.loads((folder / "report" / "report.json").read_text())["claim"]["paper"]["state"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "not run"
 
 
 def _reproduce(names: Sequence[str], budget: str, typed: Sequence[str]) -> int:
     there, told, worst = known(), [], 0
-    made = {name: (claim.made(name, there[name], budget), sweeps(name, there[name], budget)) for name in names}
+    commands = {name: sweeps(name, there[name], budget) for name in names}
+    made = {name: (claim.made(name, there[name], budget), commands[name]) for name in names}
     for number, (name, (tested, commands)) in enumerate(made.items(), 1):
         if len(names) > 1:
             print(f"\n[{number}/{len(names)}] {name}")
@@ -159,6 +183,8 @@ def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[s
     from normbench import app, report
 
     print(tested.claim)
+    if tested.paper:
+        print(f"published: {tested.paper.says}\nexpected cost: {tested.paper.cost}")
     worst = 0
     own, folder = {word.partition("=")[0] for word in typed}, _folder(tested, typed)
     beside: list[str] = []
@@ -199,7 +225,5 @@ def _unimportant(key: str) -> bool:
 
 
 def _verdict(folder: Path) -> str:
-    import json
-
     found = json.loads((folder / "report" / "report.json").read_text())["claim"]
     return str(found["verdict"])

@@ -19,14 +19,16 @@ from normbench.report.shares import MADE_OF
 from normbench.sweep import jobs, loading, session
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-CLAIMS = sorted(reproduce.known())
+CLAIMS = sorted(name for name, data in reproduce.known().items() if "quick" in data)
+PAPERS = sorted(name for name, data in reproduce.known().items() if "paper" in data)
 SEEDS = {"quick": 3, "full": 6}
 
 
 def planned(name, budget, *more):
     """The jobs that the command would train, as CheckedSweeper makes them."""
     register_plugins()
-    brought = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))["hydra"]["sweeper"]["params"]
+    experiment = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
+    brought = OmegaConf.to_container(OmegaConf.select(experiment, "hydra.sweeper.params", default=OmegaConf.create()))
     found, data = [], reproduce.known()[name]
     for typed in reproduce.sweeps(name, data, budget):
         own = {word.partition("=")[0].lstrip("+") for word in typed}
@@ -94,6 +96,23 @@ def test_every_budget_has_runs_for_both_sides_of_every_question(name, budget):
     assert folder == {reproduce.folder_name(name, budget)}
 
 
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_runs_of_a_papers_budget_have_its_setting(name):
+    made = claim.made(name, reproduce.known()[name], "paper")
+    configs = [job.config.to_dict() for job in planned(name, "paper")]
+    assert len({config["seed"] for config in configs}) >= 3
+    for typed in made.paper.setting:
+        assert all(has(config, typed) for config in configs), typed
+    for ask in made.asks:
+        assert all(any(has(config, side) for config in configs) for side in (ask.of, ask.than))
+    assert made.paper.value is None or all(has(config, made.paper.of) for config in configs)
+    assert "an estimate" in made.paper.cost
+
+
+def test_the_papers_that_can_be_met_each_have_a_budget():
+    assert PAPERS == ["covariate_shift", "resnet20_cifar10", "small_batches"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_quick_run_can_be_built(name, tmp_path):
@@ -144,7 +163,11 @@ def test_what_is_typed_wins_over_the_budget(reproduced):
 def test_the_list_has_every_claim_and_what_it_costs(capsys):
     assert reproduce.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == CLAIMS
+    assert [line.split()[0] for line in lines] == sorted(reproduce.known())
+    assert len(CLAIMS) == 35
+    assert {
+        line.split()[0] for line in lines if line.endswith("(an estimate), not run)") or ", not run)" in line
+    } == set(PAPERS)
     assert not any("not measured" in line for line in lines)
 
 

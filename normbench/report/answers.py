@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from normbench.claim import TIMES, Claim, Question
 from normbench.report import searched, selection, shares, stats, target, verdict
 from normbench.report.measures import FOUND, IMPORTANCE, MEASURES, WORDS, Points, Seeds
@@ -148,11 +150,15 @@ def _cells(
 
 def _has(arm: Arm, wanted: Mapping[str, str]) -> bool:
     first = arm.runs.iloc[0]
-    for key, value in wanted.items():
-        found = arm.setting.get(key, first.get(f"cfg.{key}.name", first.get(f"cfg.{key}")))
-        if _text(found) != _text(value):
-            return False
-    return True
+    return all(
+        _text(arm.setting[key]) == _text(value) if key in arm.setting else has_value(first, key, value)
+        for key, value in wanted.items()
+    )
+
+
+def has_value(run: Mapping[str, Any] | pd.Series, key: str, value: str) -> bool:
+    """Whether a row of the runs' table has this value of a config key, as typed."""
+    return _text(run.get(f"cfg.{key}.name", run.get(f"cfg.{key}"))) == _text(value)
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.claim import Claim
-from normbench.report import exports, main_table, methods, notes, paper, side_tables
+from normbench.report import exports, main_table, methods, notes, paper, published, side_tables
 from normbench.report.answers import TESTED, Answer, answers, overall
 from normbench.report.figures import Drawn
 from normbench.report.measures import WORDS
@@ -62,12 +62,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Tested:
-    """A claim with what the runs say of it: supported, contradicted or undecided, in all and for each question."""
+    """A claim with what the runs say of it: supported, contradicted or undecided, in all and for each question.
+
+    published: of budget=paper, what came of the comparison with the paper.
+    """
 
     claim: Claim
     verdict: str
     answers: tuple[Answer, ...]
     table: Table
+    published: "published.Published | None" = None
 
     @property
     def symbol(self) -> str:
@@ -173,7 +177,9 @@ def _tested(study: Study) -> Tested | None:
     )
     header = ("Comparison", "Question", "Effect [95% CI]", "State", "Claim")
     table = _table("claim", "What was asked", caption, header, rows)
-    return Tested(claim, overall(found), found, table)
+    came = overall(found)
+    met = published.judged(study, claim, came)
+    return Tested(claim, published.VERDICTS[met.state] if met and not found else came, found, table, met)
 
 
 def _asked(answer: Answer) -> str:

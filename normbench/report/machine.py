@@ -37,7 +37,7 @@ def report_json(study: Study, content: Content, formats: Sequence[str], keys: Se
         "versions": {key: sorted({_plain(v) for v in used[key] if v is not None}, key=str) for key in ORIGIN},
         "newest_run": max(map(str, used["finished_at"].dropna()), default=None),
         "norm_colours": {norm: colour for norm, (colour, _) in norm_looks(used["norm"]).items()},
-        "claim": _claim(content),
+        "claim": _claim(study, content),
         "not_complete": _not_complete(study.runs),
     }
     return (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -64,7 +64,7 @@ def _verdicts(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _claim(content: Content) -> dict[str, Any] | None:
+def _claim(study: Study, content: Content) -> dict[str, Any] | None:
     tested = content.tested
     if tested is None:
         return None
@@ -77,6 +77,12 @@ def _claim(content: Content) -> dict[str, Any] | None:
     ]  # fmt: skip
     c = tested.claim
     told = {key: getattr(c, key) for key in ("name", "claim", "source", "words", "number", "remark")}
+    if tested.published and c.paper:
+        told["paper"] = vars(tested.published) | vars(c.paper) | {"setting": list(c.paper.setting)}
+    told["runs"] = {
+        "n": len(study.used), "seeds": study.used["seed"].nunique(), "train_s": float(study.used["train_s"].sum()),
+        **{key: sorted({str(value) for value in study.used[key]}) for key in ("dataset", "model")},
+    }  # fmt: skip
     told |= {"figure": content.lead[0].name if content.lead else None, "targets": list(c.targets)}
     return told | {"budget": c.budget, "verdict": tested.verdict, "answers": answers}
 

@@ -65,10 +65,13 @@ def _claim(content: Content, formats: Sequence[str]) -> list[str]:
     claim = tested.claim
     said = [f"{escaped(claim.source[:1].upper() + claim.source[1:])}: {escaped(claim.words)}"] if claim.words else []
     said += [f"**{tested.symbol} {tested.verdict.capitalize()}** (budget {claim.budget}; {escaped(claim.source)})"]
+    if tested.published and claim.paper:
+        said.append(f"**{tested.published.state}**: {escaped(tested.published.words)}. {escaped(claim.paper.says)}.")
     said += [part for drawn in content.lead for part in _figure(drawn, formats)]
     said += [f"The document's own numbers: {escaped(claim.number)}"] if claim.number else []
     said += [escaped(claim.remark)] if claim.remark else []
-    return [*said, table(tested.table), escaped(tested.table.caption), *map(escaped, tested.sentences)]
+    asked = [table(tested.table), escaped(tested.table.caption)] if tested.table.rows else []
+    return [*said, *asked, *map(escaped, tested.sentences)]
 
 
 def _card(card: Card) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from normbench.report import answers as answered
 from normbench.report import captions, panels, paper
 from normbench.report.answers import CONTRADICTED, SUPPORTED, TESTED, UNDECIDED, Answer
-from normbench.report.figures import Drawn
+from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import fitted, note, pages, wrapped
 from normbench.report.measures import NAMES
@@ -33,9 +33,11 @@ def draw(study: Study) -> list[Drawn]:
     """A row a question, in the order asked; of a time, a row a target.
 
     Raises:
-        NotDrawn: the runs test no claim.
+        NotDrawn: the runs test no claim, or one that asks nothing.
     """
     found = answered.answers(study, claim_of(study))
+    if not found:
+        raise NotDrawn("needs a claim that asks something, found one with a published number alone")
     with rc_context(RC):
         return [_page(name, page, study) for name, page in pages("answers", found, MOST, "questions")]
 
