@@ -302,19 +302,23 @@ def verify(folder: Path) -> dict[str, Any]:
     return record
 
 
-def check_files(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare every file that the record lists with its checksum.
+def check_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """Compare every file that the record lists with its checksum; gives what is in them, by name.
 
     Raises:
         Damaged: the first file that is missing or altered.
     """
+    files = {}
     for name, expected in sorted(record["files"].items()):
         path = Path(folder) / name
-        if not path.is_file():
-            raise Damaged(f"{path} is missing")
-        found = sha256(path.read_bytes())
+        try:
+            files[name] = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            raise Damaged(f"{path} is missing") from None
+        found = sha256(files[name])
         if found != expected:
             raise Damaged(f"{path} is damaged: its sha256 is {found[:12]}, run.json says {expected[:12]}")
+    return files
 
 
 def state_now(folder: Path, record: Mapping[str, Any]) -> str:
@@ -328,11 +332,14 @@ def find_runs(root: Path) -> Iterator[Path]:
     root = Path(root)
     seen = set()
     for path, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(path)
-        if real in seen:  # links may go round in a circle
+        try:
+            place = os.stat(path)
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        if (place.st_dev, place.st_ino) in seen:  # links may go round in a circle
             folders.clear()
             continue
-        seen.add(real)
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "run.json" in files or (".lock" in files and "config.yaml" in files):
             folders.clear()

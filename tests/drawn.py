@@ -15,6 +15,17 @@ def marks(axis, label):
     return [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in found]
 
 
+def dots(axis, label):
+    """(x, y) of every mark of those lines."""
+    return [place for x, y in marks(axis, label) for place in zip(x, y, strict=True)]
+
+
+def paths(axis, label):
+    """(x, y) of every thin line that is drawn in a collection with that label."""
+    found = [c for c in axis.collections if str(c.get_label()).startswith(label)]
+    return [tuple(map(tuple, segment.T)) for c in found for segment in c.get_segments()]
+
+
 def texts(figure):
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 

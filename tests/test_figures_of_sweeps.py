@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from drawn import paths
 from fakes import write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import StepPatch
@@ -263,7 +264,8 @@ def test_gradients_norms_bound_and_share(tmp_path):
     (figure,) = drawn("gradients", tmp_path, **made)
     plain, _, clipped, share = figure.figure.axes
     assert lines(plain)["bn, adam"] == [[100, 10.5], [200, 20.5]]
-    assert sorted(name[:4] for name in lines(plain, hidden=True)) == ["_max", "_max", "_run", "_run"]
+    assert lines(plain, hidden=True)["_max bn"] == [[100, 100], [200, 200]] * 2
+    assert paths(plain, "_runs") == [((100, 200), (10, 20)), ((100, 200), (11, 21))]
     assert "_bound" not in lines(plain, hidden=True)
     assert {y for _, y in lines(clipped, hidden=True)["_bound"]} == {2.5}
     assert lines(share)["bn, adam"] == [[100, 0.25], [200, 0.25]]

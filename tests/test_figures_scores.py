@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from drawn import assert_inside, marks, read, texts
+from drawn import assert_inside, dots, marks, paths, read, texts
 from fakes import write_run
 
 from normbench.report.collect import collect
@@ -40,7 +40,7 @@ def test_pairs_worked_by_hand(tmp_path):
     pair(tmp_path)
     (made,) = paired.draw(read(tmp_path))
     left, right = made.figure.axes
-    assert [y for _, y in marks(left, "_seed")] == [pytest.approx(p) for p in ((80, 82), (81, 84), (82, 83))]
+    assert [y for _, y in paths(left, "_seeds")] == [pytest.approx(p) for p in ((80, 82), (81, 84), (82, 83))]
     assert marks(right, "_mean")[0][1] == pytest.approx((2.0,))
     # differences .02 .03 .01: SD .01, t(2) = 4.3027, half width 4.3027 * .01 / sqrt(3) = .02484
     assert marks(right, "_interval")[0][1] == pytest.approx((2 - 2.484, 2 + 2.484), abs=1e-3)
@@ -61,7 +61,7 @@ def test_only_shared_seeds_are_pairs(tmp_path):
     pair(tmp_path)
     run(tmp_path, 0.99, norm="bn", seed=7)
     (made,) = paired.draw(read(tmp_path))
-    assert len(marks(made.figure.axes[0], "_seed")) == 3
+    assert len(paths(made.figure.axes[0], "_seeds")) == 3
     assert "n = 3 pairs" in made.caption
 
 
@@ -297,7 +297,7 @@ def test_diverged_runs_of_a_batch_size_are_counted_above(tmp_path):
         run(tmp_path, 0.9 + 0.01 * seed, norm="none", seed=seed, batch_size=64)
     (made,) = batch_size.draw(read(tmp_path))
     (axis,) = made.figure.axes
-    assert len(marks(axis, "_diverged none")) == 3
+    assert len(dots(axis, "_diverged none")) == 3
     assert marks(axis, "none")[0][1] == pytest.approx((90, 9))
     assert "3/3" in texts(made.figure)
     assert axis.get_yscale() == "log"

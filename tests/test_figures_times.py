@@ -8,7 +8,7 @@ import matplotlib.colors
 import matplotlib.figure
 import numpy as np
 import pytest
-from drawn import assert_inside, marks, read, texts
+from drawn import assert_inside, dots, marks, read, texts
 from fakes import write_run
 
 from normbench.report import panels
@@ -45,7 +45,7 @@ def test_times_worked_by_hand(tmp_path):
     pair(tmp_path, bn=(200, 200, 300))
     (made,) = time_to_target.draw(read(tmp_path, target=0.85))
     (axis,) = made.figure.axes
-    assert [x for (x,), _ in marks(axis, "_seed")] == [400, 500, 600, 200, 200, 300]
+    assert [x for x, _ in dots(axis, "_seeds")] == [400, 500, 600, 200, 200, 300]
     assert [x[0] for x, _ in marks(axis, "_median")] == [500, 200]
     assert marks(axis, "_missed") == []
     assert texts(made.figure) == ["median", "reached", "none", "500", "3/3", "bn", "200", "3/3"]
@@ -64,7 +64,10 @@ def test_the_seeds_of_a_row_are_where_its_name_is(tmp_path):
     (made,) = time_to_target.draw(read(tmp_path, target=0.85))
     (axis,) = made.figure.axes
     at = {t.get_text(): t.xy[1] for t in axis.texts}
-    seeds = [(line.get_color(), line.get_ydata()[0]) for line in axis.get_lines() if "_seed" in line.get_label()]
+    seeds = [
+        (line.get_color(), y) for line in axis.get_lines() if "_seeds" in line.get_label() for y in line.get_ydata()
+    ]
+    assert len(seeds) == 6
     for color, y in seeds:
         norm = "none" if color == NORMS["none"][0] else "bn"
         assert abs(y - at[norm]) < 0.1
@@ -78,7 +81,7 @@ def test_runs_that_never_reached_it_are_open_triangles_at_the_budget(tmp_path):
     (made,) = time_to_target.draw(read(tmp_path, target=0.85))
     (axis,) = made.figure.axes
     missed = [line for line in axis.get_lines() if str(line.get_label()).startswith("_missed")]
-    assert [line.get_xdata()[0] for line in missed] == [1000] * 3
+    assert [x for x, _ in dots(axis, "_missed")] == [1000] * 3
     assert {(line.get_marker(), line.get_markerfacecolor()) for line in missed} == {(">", "white")}
     assert [x[0] for x, _ in marks(axis, "_median")] == [200]  # of none: later than any time
     assert texts(made.figure)[2:8] == ["none", "–", "2/5", "bn", "200", "5/5"]
@@ -98,7 +101,7 @@ def test_diverged_runs_are_counted_beside_the_row(tmp_path):
         )  # fmt: skip
     (made,) = time_to_target.draw(read(tmp_path, target=0.85))
     assert texts(made.figure)[3:7] == ["none", "–", "0/3", "3/3"]
-    assert [x for (x,), _ in marks(made.figure.axes[0], "_missed")] == [1000] * 3
+    assert [x for x, _ in dots(made.figure.axes[0], "_missed")] == [1000] * 3
     assert_inside(made.figure)
 
 
@@ -125,7 +128,7 @@ def test_times_in_examples_and_seconds(tmp_path):
     pair(tmp_path)
     for x, factor in (("examples", 64), ("train_s", 0.01)):
         (made,) = time_to_target.draw(read(tmp_path, target=0.85, x=x))
-        assert [x for (x,), _ in marks(made.figure.axes[0], "_seed")][:3] == pytest.approx(
+        assert [x for x, _ in dots(made.figure.axes[0], "_seeds")][:3] == pytest.approx(
             [400 * factor, 500 * factor, 600 * factor]
         )
 
@@ -148,7 +151,7 @@ def test_steps_of_several_batch_sizes_are_refused(tmp_path):
     with pytest.raises(NotDrawn, match=re.escape("(--x examples), found 32, 64")):
         time_to_target.draw(study(runs, metrics, Options(target=0.85)))
     (made,) = time_to_target.draw(study(runs, metrics, Options(target=0.85, x="examples")))
-    assert [x for (x,), _ in marks(made.figure.axes[0], "_seed")] == [400 * 32] * 3 + [400 * 64] * 3
+    assert [x for x, _ in dots(made.figure.axes[0], "_seeds")] == [400 * 32] * 3 + [400 * 64] * 3
 
 
 def test_twelve_arms_with_long_names_fit(tmp_path):
@@ -156,7 +159,7 @@ def test_twelve_arms_with_long_names_fit(tmp_path):
         for seed in range(2):
             run(tmp_path, 300 + 100 * seed, norm=norm, seed=seed)
     (made,) = time_to_target.draw(read(tmp_path, target=0.85))
-    assert len(marks(made.figure.axes[0], "_seed")) == 24
+    assert len(dots(made.figure.axes[0], "_seeds")) == 24
     assert made.figure.get_size_inches()[0] == WIDTH
     assert_inside(made.figure)
 
@@ -300,7 +303,7 @@ def test_order_does_not_matter(tmp_path, figure):
     for again in (other, third):
         assert again.caption == one.caption
         assert again.data.equals(one.data)
-        for label in ("_seed", "_median", "ratio"):
+        for label in ("_seeds", "_median", "ratio"):
             assert marks(again.figure.axes[0], label) == marks(one.figure.axes[0], label)
 
 

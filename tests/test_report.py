@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import paths
 from fakes import write_run
 
 from normbench import records
@@ -394,9 +395,8 @@ def test_what_is_drawn(tmp_path):
     assert (mean.get_color(), mean.get_marker(), mean.get_linestyle()) == ("#000000", "o", "-")
     assert lines(accuracy)["bn, adam"].get_color() == "#0072B2"
     assert lines(loss)["bn, adam"].get_xdata().tolist() == [100, 200]  # nothing was trained before step 0
-    thin = [line for line in accuracy.get_lines() if line.get_label().startswith("_run")]
-    assert len(thin) == 6
-    assert {line.get_linewidth() for line in thin} == {0.5}
+    assert len(paths(accuracy, "_runs")) == 6
+    assert {c.get_linewidth().item() for c in accuracy.collections} == {0.5}
     assert sorted(text.get_text() for text in accuracy.texts) == ["bn", "none"]
     assert "Thin lines: single seeds (3 a setting); thick lines: their mean." in item.caption
     assert "Model mlp, on fashion_mini, 5 epochs, batch size 64, optimizer adam, lr 0.001." in item.caption
@@ -541,7 +541,6 @@ def test_of_many_seeds_the_first_are_drawn_and_the_mean_is_that_of_all(tmp_path)
         write_run(tmp_path, norm="none", seed=seed)
     (item,) = drawn(tmp_path)
     axis = item.figure.axes[0]
-    thin = [line for line in axis.get_lines() if line.get_label().startswith("_run")]
-    assert len(thin) == 2 * 50
+    assert len(paths(axis, "_runs")) == 2 * 50
     assert lines(axis)["bn, adam"].get_ydata()[-1] == pytest.approx((50 * 0.8 + 10 * 0.5) / 60)
     assert "Thin lines: the first 50 of 60 seeds; thick lines: the mean of all." in item.caption

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import dots, read
 from fakes import write_run
+from matplotlib.figure import Figure
 
 from normbench import app, records, report
-from normbench.report import cache, collect, drawing, tables, web
+from normbench.report import cache, captions, collect, drawing, tables, web
 from normbench.report.captions import MOST_SEED_LINES
+from normbench.report.figures import _arms
 
 
 @pytest.fixture(autouse=True)
@@ -156,19 +159,31 @@ def test_few_runs_leave_no_cache_behind(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def test_a_long_table_is_written_as_a_short_one(monkeypatch):
+def test_a_table_is_written_as_pandas_would_but_for_booleans():
     odd = ["plain", "", 'a "b", c', "two\nlines", " space", "\u4e2d"]
     table = pd.DataFrame({
         "word": odd, "x": [0.1, -0.0, math.inf, math.nan, 1e-300, 1e22], "n": [0, -1, 2**53 + 1, 3, 3, 3],
         "y": [0.0, -math.inf, 1 / 3, 5e-324, 100000.0, 123456789012345680.0],
+        "any": pd.Series([None, 1, math.nan, 2.5, "x", np.float64(1e-7)], dtype=object),
+        "count": pd.array([1, None, 3, 4, 5, 6], dtype="Int64"), "nothing": [None] * 6,
     })  # fmt: skip
-    table["n"] = table["n"].astype(np.int64)
-    short = tables.as_csv(table)
-    monkeypatch.setattr(tables, "MANY", 4)
-    assert all(tables._is_plain(values) for _, values in table.items())
-    assert tables.as_csv(table) == short
-    mixed = table.assign(n=[None, 1, True, 2.5, "x", 3])
-    assert b"True" in tables.as_csv(mixed)
+    for some in (table, table[:0], table[["x"]], table[["word"]]):
+        assert tables.as_csv(some) == some.to_csv(index=False, lineterminator="\n").encode()
+    for answers in ([True, False, None], [np.True_, 1, "x"], pd.array([True, None, False], dtype="boolean")):
+        written = tables.as_csv(pd.DataFrame({"n": [0, 0, 0], "yes": answers}))
+        assert b"0,true\n" in written
+        assert not {b"True", b"False"} & set(written.replace(b",", b"\n").split(b"\n"))
+
+
+def test_metrics_csv_is_the_table_of_metrics(tmp_path):
+    """Its lines are those of the runs' files, so that nothing is written anew."""
+    runs(tmp_path, optimizer__lr=1.0)
+    write_run(tmp_path, norm='a "b", c', seed=9, accuracies=(0.1, 1 / 3, 1e-7), state="diverged")
+    write_run(tmp_path, norm="gn", state="failed")
+    found = collect.collected([tmp_path])
+    assert len(found.metrics) == 7 * 3
+    assert found.text == tables.as_csv(found.metrics)
+    assert made(tmp_path, "--only", "gap")["data/metrics.csv"] == found.text
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -200,6 +215,52 @@ def test_of_many_seeds_no_figure_draws_more_than_so_many_lines(tmp_path, monkeyp
     assert f"n = {seeds} pairs" in told["paired"]
     assert "the first" not in told["paired"]  # one panel of 110 pairs
     assert len(pd.read_csv(root / "report/figures/gap.csv")["run_id"].unique()) == 2 * seeds
+
+
+def test_of_many_runs_no_figure_draws_more_than_so_many_dots(tmp_path, monkeypatch):
+    monkeypatch.setattr(captions, "MOST_DOTS", 12)
+    for norm in ("none", "bn"):
+        for seed in range(4):
+            for lr in (0.1, 0.2, 0.3):
+                lost = {"state": "diverged"} if lr == 0.3 and seed == 3 else {}
+                write_run(tmp_path, norm=norm, seed=seed, optimizer__lr=lr, batch_size=32, **lost)
+                write_run(tmp_path, norm=norm, seed=seed, optimizer__lr=lr, batch_size=64, **lost)
+    wanted = ("lr_sensitivity", "cost", "time_to_target", "batch_size")
+    made = read(tmp_path, target=0.65, x="examples")
+    drawn = {key: importlib.import_module(f"normbench.report.figures.{key}").draw(made)[0] for key in wanted}
+    rates, cost, times, sizes = (drawn[key].figure.axes[0] for key in wanted)
+    assert len(dots(rates, "_runs none")) == 3  # of one seed, at each of three rates
+    assert (
+        "Dots: the first seed of a line (n = 4 a rate, seeds 0-3); lines: the mean of all." in drawn[wanted[0]].caption
+    )
+    assert (
+        "Crosses: those that diverged, at the initial loss; all 4 diverged runs are in the mean."
+        in drawn[wanted[0]].caption
+    )
+    assert {len(line.get_xdata()) for line in cost.get_lines() if line.get_label()[:6] == "_child"} == {1}
+    assert "dots: the first complete run of a row (of 11, of every seed" in drawn["cost"].caption
+    assert len(dots(times, "_seeds")) == 4 * 3
+    assert (
+        "Dots: the first 3 seeds of a row (n = 4 a row, seeds 0-3); bars: the median of all."
+        in drawn[wanted[2]].caption
+    )
+    assert len(dots(sizes, "_runs none")) == 2 * 3
+    assert (
+        "Small dots: the first 3 seeds of a point (n = 4 a point, seeds 0-3); lines: the mean of all"
+        in drawn[wanted[3]].caption
+    )
+
+
+def test_counts_above_a_panel_are_as_short_as_they_must_be():
+    axis = Figure(figsize=(3, 2)).add_axes((0.1, 0.1, 0.8, 0.8))
+    axis.set(xlim=(0, 100))
+    far, near, nearest = (
+        [("bn", "#000000", {float(x): (20, 60) for x in places}), ("none", "#000000", {1.0: (5, 60)})]
+        for places in ((1, 50), (1, 10), (1, 2))
+    )  # fmt: skip
+    assert _arms._strip_texts(axis, far) == ([{1.0: "20/60", 50.0: "20/60"}, {1.0: "5/60"}], "diverged runs")
+    assert _arms._strip_texts(axis, near) == ([{1.0: "20", 10.0: "20"}, {1.0: "5"}], "diverged runs of 60")
+    assert _arms._strip_texts(axis, nearest) == ([{2.0: "40/120"}, {2.0: "5/60"}], "diverged runs in all")
 
 
 def test_a_page_with_too_many_figures_leaves_out_the_last_and_says_where_they_are(tmp_path, monkeypatch):

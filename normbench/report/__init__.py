@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +55,10 @@ def _report(request: Request) -> int:
 
 
 def _study(request: Request, cache: "Cache") -> "Study":
-    from normbench.report.collect import collect
+    from normbench.report.collect import collected
 
-    runs, metrics = collect(request.folders, cache)
+    found = collected(request.folders, cache)
+    runs = found.runs
     if not len(runs):
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
@@ -70,8 +70,9 @@ def _study(request: Request, cache: "Cache") -> "Study":
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))
     check_tuned(request.tune, {str(name)[4:] for name in runs if str(name).startswith("cfg.")})
     try:
-        made = study(runs, metrics, Options(request.target, request.baseline, request.x, **_tuning(request)))
-        return replace(made, layers=read(request.folders, runs)) if has_probes(runs) else made
+        options = Options(request.target, request.baseline, request.x, **_tuning(request))
+        made = study(runs, found.metrics, options).but(metrics_csv=found.text)
+        return made.but(layers=read(request.folders, runs)) if has_probes(runs) else made
     except (Refused, records.Damaged) as error:
         raise InputError(str(error)) from None
 

@@ -9,11 +9,21 @@ from normbench.report.panels import Points
 from normbench.report.tables import cell_text
 
 MOST_SEED_LINES = 200  # a figure: more are neither seen apart nor quickly drawn
+MOST_DOTS = 2000  # a figure, for the same reason
 
 
 def seeds_drawn(page: Sequence[Row], panels: int = 2) -> int:
     """How many seeds of a line are drawn in each panel of this page, of so many panels a row."""
     return max(1, MOST_SEED_LINES // (panels * sum(len(row.lines) for row in page)))
+
+
+def dots_drawn(counts: Sequence[int], each: int = 1) -> int:
+    """How many seeds of each row or line are drawn, whose dots are `each`: of `counts` seeds the first so many."""
+    return max(1, min(MOST_DOTS // (each * max(1, len(counts))), max(counts, default=1)))
+
+
+def first(few: int, noun: str) -> str:
+    return f"the first {noun}" if few == 1 else f"the first {few} {noun}s"
 
 
 def seed_lines(n: str, most: int, few: int) -> tuple[str, str]:

@@ -22,10 +22,10 @@ EMPTY = pd.DataFrame()
 
 
 def all_tables(study: Study) -> dict[str, pd.DataFrame]:
-    """The tables by the names of their files, without `.csv`."""
+    """The tables by the names of their files, without `.csv`; metrics.csv is made where the runs are read."""
     found = {
-        "runs": runs(study), "metrics": study.metrics, "summary": summary(study),
-        "time_to_target": time_to_target(study), "comparisons": comparisons(study),
+        "runs": runs(study), "summary": summary(study), "time_to_target": time_to_target(study),
+        "comparisons": comparisons(study),
     }  # fmt: skip
     return found | ({"layers": study.layers} if len(study.layers) else {})
 
@@ -52,24 +52,23 @@ def summary(study: Study) -> pd.DataFrame:
 
 def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]:
     done = int((part["state"] == "complete").sum())
-    columns = (part[name] for name in ("run_id", "state", "n_classes", metric))
-    values = [_scored(study, metric, *run) for run in zip(*columns, strict=True)]
-    if any(math.isnan(value) for value in values):  # no mean is taken over those that happen to have it
+    values = np.array(part[metric], float)
+    lost = np.flatnonzero(part["state"] == "diverged")
+    runs = part.iloc[lost][["run_id", "n_classes"]].itertuples(index=False)
+    values[lost] = [_scored(study, metric, value, *run) for value, run in zip(values[lost], runs, strict=True)]
+    if np.isnan(values).any():  # no mean is taken over those that happen to have it
         return {"metric": metric, "n": len(values), "n_ok": done}
     images = SCORES[metric]
     with np.errstate(over="ignore", invalid="ignore"):  # losses near 1e200 have no finite square
         return stats.summary(metric, values, n_ok=done, n_images=int(part[images].iloc[0]) if images else None)
 
 
-def _scored(study: Study, metric: str, run_id: str, state: str, n_classes: int, measured: float | None) -> float:
+def _scored(study: Study, metric: str, value: float, run_id: str, n_classes: int) -> float:
     """A diverged run as guessing, or as the loss that it began with: the one on validation data, test is read once."""
-    value = math.nan if measured is None else float(measured)
-    if state != "diverged":
-        return value
     if metric.endswith("_acc"):
         return scored_accuracy(value, True, int(n_classes))
-    first = study.rows_of[str(run_id)].iloc[0]
-    return scored_loss(value, float(first["val_loss"])) if first["step"] == 0 else math.nan
+    start = study.start_losses.get(run_id)
+    return math.nan if start is None else scored_loss(value, start)
 
 
 def targets(study: Study) -> list[tuple[Arm, float]]:

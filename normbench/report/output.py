@@ -23,6 +23,7 @@ def files(study: Study, formats: Sequence[str], keys: Sequence[str]) -> dict[str
     """Every file of the report in these formats, with these figures."""
     drawing = Drawing(study, keys)
     found = {f"data/{name}.csv": as_csv(table) for name, table in exports.all_tables(study).items()}
+    found["data/metrics.csv"] = study.metrics_csv
     figures = drawing.figures()
     made = content(study, figures.drawn, figures.missing)
     found |= {f"figures/{name}.{kind}": data for name, own in figures.files.items() for kind, data in own.items()}

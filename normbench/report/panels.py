@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
 from normbench.report.facets import Line, Row
 from normbench.report.style import PALE, mean_look
@@ -133,6 +134,13 @@ def shown(run_ids: Sequence[str], curves: Curves, most: int | None) -> list[str]
     return [i for number, i in enumerate(run_ids) if most is None or number < most or i in curves.diverged]
 
 
+def thin(axis: Axes, parts: Sequence[Points], label: str, **look: Any) -> None:
+    """Lines of one look, without marks, into an axis whose limits are set; hundreds are drawn as quickly as a few."""
+    paths = [np.column_stack(points) for points in parts]
+    ends: dict[str, Any] = {"capstyle": "projecting", "joinstyle": "round"}  # as of a line by itself
+    axis.add_collection(LineCollection(paths, label=label, **ends, **look), autolim=False)
+
+
 def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[Line, Points]:
     """Draw the row's lines into `axis`, whose limits are set; gives the mean of each that has one to its end.
 
@@ -150,9 +158,8 @@ def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[
             look: dict[str, Any] = (
                 {"linewidth": 0.5, "alpha": 0.35} if whole else {"linewidth": 0.7, "alpha": 0.7, "linestyle": dash}
             )
-            for run_id in shown(list(runs), curves, most):
-                x, y = runs[run_id]
-                axis.plot(x, y, color=color, **look, label=f"_run {run_id}", zorder=2)
+            parts = [runs[run_id] for run_id in shown(list(runs), curves, most)]
+            thin(axis, parts, f"_runs {line.norm}, {line.optimizer}", color=color, **look, zorder=2)
         if len(runs) == len(line.run_ids):
             x, y = mean_of(list(runs.values()))
             axis.plot(
@@ -167,11 +174,12 @@ def draw(axis: Axes, row: Row, curves: Curves, most: int | None = None) -> dict[
 
 
 def _crosses(axis: Axes, runs: Sequence[Points], color: str) -> None:
-    low, high = axis.get_ylim()
-    for x, y in runs:
+    if runs:
+        low, high = axis.get_ylim()
+        x, y = zip(*((x[-1], min(max(y[-1], low), high)) for x, y in runs), strict=True)
         axis.plot(
-            x[-1], min(max(y[-1], low), high), linestyle="none", marker="x", color=color, markersize=5,
-            markeredgewidth=1.2, clip_on=False, zorder=4, label="_diverged",
+            x, y, linestyle="none", marker="x", color=color, markersize=5, markeredgewidth=1.2, clip_on=False, zorder=4,
+            label="_diverged",
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from normbench.report.planning import FEWEST
 
@@ -18,7 +18,7 @@ def t_test(middle: float, se: float, df: float) -> float:
     """Two-sided p of an estimate `middle` with standard error `se`; without spread 1 for an estimate of 0, else 0."""
     if se == 0:
         return 1.0 if middle == 0 else 0.0
-    return float(2 * stats.t.sf(abs(middle) / se, df))
+    return float(2 * special.stdtr(df, -abs(middle) / se))
 
 
 def sign_flip(differences: Iterable[float]) -> float:

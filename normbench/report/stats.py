@@ -16,10 +16,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit, logit
+import pandas as pd
+from scipy.special import expit, logit, ndtri
 
-from normbench.report.planning import FEWEST, LEVEL, half_width
+from normbench.report.planning import FEWEST, LEVEL, half_width, t_quantile
 from normbench.report.pvalue import ROUNDING, sign_flip, sign_flip_floor, t_test
 
 NEAR_ONE = 0.97  # mean accuracy above which the interval is made on the logit scale
@@ -110,7 +110,7 @@ def median(values: Iterable[float]) -> Interval:
     `level` is the true one, 1 - 2 P(Binomial(n, 1/2) < k) for [x_(k), x_(n + 1 - k)]: .75, .875, .9375 for the whole
     range of 3, 4, 5 values. Infinite values (never reached) are taken; NaN is refused.
     """
-    x = np.sort(np.asarray(list(values), float))
+    x = np.sort(_array(values))
     if not len(x) or np.isnan(x).any():
         raise ValueError("a median needs at least one value and no NaN; score failures first")
     n = len(x)
@@ -124,17 +124,21 @@ def median(values: Iterable[float]) -> Interval:
 @lru_cache(maxsize=4096)
 def _order_statistic(n: int) -> tuple[int, float]:
     """The k of the narrowest interval of at least LEVEL, or 1, and its true level."""
-    levels = {k: 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5)) for k in range(1, n // 2 + 1)}
-    k = max((k for k in levels if levels[k] >= LEVEL), default=1)
-    return k, levels[k]
+    below, k = 1, 1  # of the 2^n equally likely ways, those with fewer than k values under the median
+    while 1 - 2 * (below + math.comb(n, k)) / 2**n >= LEVEL:
+        below, k = below + math.comb(n, k), k + 1
+    return k, 1 - 2 * below / 2**n
 
 
 def proportion(k: int, n: int) -> Interval:
     """The share k of n (runs that finished, runs that reached the target) with Wilson's interval."""
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"a share needs 0 <= k <= n and n >= 1, given k={k}, n={n}")
-    found = stats.binomtest(k, n).proportion_ci(LEVEL, "wilson")
-    return Interval(k / n, float(found.low), float(found.high), n, "Wilson")
+    z = float(ndtri(0.5 + LEVEL / 2))
+    middle = (k + z * z / 2) / (n + z * z)
+    half = z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    # at its ends the interval is closed: rounding must not take the end away
+    return Interval(k / n, middle - half if k else 0.0, middle + half if k < n else 1.0, n, "Wilson")
 
 
 def summary(metric: str, values: Iterable[float], *, n_ok: int, n_images: int | None = None) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def summary(metric: str, values: Iterable[float], *, n_ok: int, n_images: int | 
     """
     x = _finite(values)
     interval = mean(x) if n_images is None else accuracy_mean(x, n_images)
-    sd = _sd(x, max(abs(x)))
+    sd = _sd(x, _size(x))
     low, high, method = interval.low, interval.high, interval.method
     spread = {"mean": interval.estimate, "sd": sd, "sem": sd / math.sqrt(len(x))}
     spread |= {"ci_low": low, "ci_high": high, "ci_method": method}
@@ -211,7 +215,7 @@ def _paired(
 ) -> Effect:
     seeds = sorted(set(a) & set(b))
     x, y = _finite([a[s] for s in seeds], 0), _finite([b[s] for s in seeds], 0)
-    size = max([size, *abs(x), *abs(y)])
+    size = max(size, _size(x), _size(y))
     d = np.where(abs(y - x) <= ROUNDING * size, 0.0, y - x)
     interval, p = _t_interval(d, floor, size)
     least = sign_flip_floor(len(d)) if len(d) >= FEWEST else math.nan
@@ -243,7 +247,7 @@ def _welch(kind: str, a: Arm, b: Arm, floor: float, chosen_by: int = 0) -> Effec
     middle = float(y.mean() - x.mean()) if n else math.nan
     if n < FEWEST:
         return Effect(kind, Interval(middle, math.nan, math.nan, n, f"none: {n} values"), False, len(x), len(y))
-    size = max([*abs(x), *abs(y)])
+    size = max(_size(x), _size(y))
     middle = 0.0 if abs(middle) <= ROUNDING * size else middle
     # each arm carries half the variance of the floor, as its values carry half the rounding
     least = 0.0 if middle == 0 and _sd(np.r_[x, y], size) == 0 else floor / math.sqrt(2)
@@ -253,7 +257,7 @@ def _welch(kind: str, a: Arm, b: Arm, floor: float, chosen_by: int = 0) -> Effec
     df = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1)) if se else n - 1
     more = (u * len(x) + v * len(y)) / chosen_by if chosen_by else 0.0
     se = math.sqrt(u + v + more)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, df)) * se
+    half = t_quantile(df) * se
     interval = Interval(middle, middle - half, middle + half, n, f"Welch t, {WIDENED}" if chosen_by else "Welch t")
     return Effect(kind, interval, False, len(x), len(y), p=t_test(middle, se, df))
 
@@ -264,7 +268,7 @@ def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
     Pairing beats Welch above .58, .31, .14 for 3, 5, 10 seeds.
     """
     u, v = np.asarray(x, float), np.asarray(y, float)
-    if len(u) < FEWEST or 0 in (_sd(u, max(abs(u))), _sd(v, max(abs(v)))):
+    if len(u) < FEWEST or 0 in (_sd(u, _size(u)), _sd(v, _size(v))):
         return math.nan
     u, v = ((z - z.mean()) / np.linalg.norm(z - z.mean()) for z in (u, v))
     return float(np.clip(u @ v, -1, 1))
@@ -274,10 +278,18 @@ def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
 
 
 def _finite(values: Iterable[float], fewest: int = 1) -> np.ndarray:
-    x = np.asarray(list(values), float)
+    x = _array(values)
     if len(x) < fewest or not np.isfinite(x).all():
         raise ValueError(f"needs at least {fewest} values, all finite, given {x.tolist()}; score failures first")
     return x
+
+
+def _array(values: Iterable[float]) -> np.ndarray:
+    return np.asarray(values if isinstance(values, np.ndarray | pd.Series) else list(values), float)
+
+
+def _size(x: np.ndarray) -> float:
+    return float(abs(x).max(initial=0.0))
 
 
 def _sd(x: np.ndarray, size: float) -> float:
@@ -292,7 +304,7 @@ def _t_interval(x: np.ndarray, floor: float, size: float = 0) -> tuple[Interval,
     n, middle = len(x), float(x.mean()) if len(x) else math.nan
     if n < FEWEST:
         return Interval(middle, math.nan, math.nan, n, f"none: {n} values"), math.nan
-    sd = _sd(x, max([size, *abs(x)]))
+    sd = _sd(x, max(size, _size(x)))
     sd = max(sd, floor) if x.any() else 0.0
     half = half_width(sd, n)
     return Interval(middle, middle - half, middle + half, n, "t"), t_test(middle, sd / math.sqrt(n), n - 1)

@@ -192,6 +192,12 @@ class Study:
         return _Rows(self.metrics)
 
     @cached_property
+    def start_losses(self) -> dict[str, float]:
+        """run_id -> its validation loss before the first step."""
+        starts = self.metrics[self.metrics["step"] == 0]
+        return dict(zip(starts["run_id"], starts["val_loss"].astype(float), strict=True))
+
+    @cached_property
     def track_of(self) -> Mapping[str, target.Track]:
         """run_id -> its way to its accuracy."""
         return target.Track.of_each(self.metrics)

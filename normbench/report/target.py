@@ -6,8 +6,9 @@ evaluation alone is at the target has not reached it: nothing has confirmed it, 
 the budget either way). A run that diverges before it crosses never reaches the target; it is not censored at the crash.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,26 +67,40 @@ class Track:
     @staticmethod
     def of(rows: "pd.DataFrame | Track", metric: str = "val_acc", sustain: int = SUSTAIN) -> "Track":
         """From a run's rows of metrics.csv; of a Track: itself."""
-        return rows if isinstance(rows, Track) else Track._of(rows[[*UNITS, metric]].to_numpy(float), metric, sustain)
+        if isinstance(rows, Track):
+            return rows
+        (track,) = Track._each(rows[[*UNITS, metric]].to_numpy(float), np.zeros(len(rows), int), metric, sustain)
+        return track
 
     @staticmethod
     def of_each(metrics: pd.DataFrame) -> dict[str, "Track"]:
         """run_id -> its track of the validation accuracy, from the rows of many runs."""
-        table = metrics[[*UNITS, "val_acc"]].to_numpy(float)
-        places = metrics.groupby("run_id", sort=False).indices
-        return {str(run_id): Track._of(table[own], "val_acc", SUSTAIN) for run_id, own in places.items()}
+        if not len(metrics):
+            return {}
+        run, ids = pd.factorize(metrics["run_id"])
+        tracks = Track._each(metrics[[*UNITS, "val_acc"]].to_numpy(float), run, "val_acc", SUSTAIN)
+        return dict(zip(map(str, ids), tracks, strict=True))
 
     @staticmethod
-    def _of(table: np.ndarray, metric: str, sustain: int) -> "Track":
+    def _each(table: np.ndarray, run: np.ndarray, metric: str, sustain: int) -> Iterator["Track"]:
+        """The tracks of the runs 0, 1, ... of these rows: UNITS and the metric."""
         if sustain < 1:
             raise ValueError(f"sustain must be at least 1 evaluation, given {sustain}")
-        step, examples, train_s, value = table[np.argsort(table[:, 0], kind="stable")].T
-        if not len(step) or (np.diff(step) == 0).any():
-            raise ValueError(f"a run needs one row an evaluation, given steps {step.tolist()}")
+        order = np.lexsort((table[:, 0], run))
+        step, examples, train_s, value = np.ascontiguousarray(table[order].T)
+        run = run[order]
+        twice = (np.diff(run) == 0) & (np.diff(step) == 0)
+        if not len(run) or twice.any():
+            given = step[run == run[1:][twice][0]] if len(run) else step
+            raise ValueError(f"a run needs one row an evaluation, given steps {given.tolist()}")
         known = np.where(np.isnan(value), -math.inf, value)  # what was not measured was not reached
         count = max(len(known) - sustain + 1, 0)
         lowest = np.min([known[i : i + count] for i in range(sustain)], axis=0)
-        return Track(metric, sustain, step, examples, train_s, value, np.maximum.accumulate(lowest))
+        ends = np.cumsum(np.bincount(run)).tolist()
+        for start, end in itertools.pairwise([0, *ends]):
+            own = slice(start, end)
+            best = np.maximum.accumulate(lowest[start : max(end - sustain + 1, start)])
+            yield Track(metric, sustain, step[own], examples[own], train_s[own], value[own], best)
 
     @property
     def highest(self) -> float:

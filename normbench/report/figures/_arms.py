@@ -1,5 +1,7 @@
 """What several figures draw of arms: their looks, their place, and what a caption says of their tuning. Pure."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +130,8 @@ def counted(counts: Iterable[int]) -> str:
     return f"{some[0]}" if len(some) == 1 else f"{some[0]} to {some[-1]}"
 
 
-Strip = list[tuple[str, str, dict[float, str]]]  # for a line with diverged runs: its name, its colour, {x: "2/5"}
+# for a line with diverged runs: its name, its colour, and at each x how many of how many diverged
+Strip = list[tuple[str, str, dict[float, tuple[int, int]]]]
 
 
 def strip_left(strips: Iterable[Strip], least: float) -> float:
@@ -160,18 +163,39 @@ def strips_height(strips: Sequence[Strip]) -> float:
 
 def draw_strip(axis: Axes, strip: Strip, left: float) -> None:
     """Above the panel, a line of text for each entry: how many of how many runs diverged at x."""
-    for i, (name, color, counts) in enumerate(reversed(strip)):
+    texts, what = _strip_texts(axis, strip)
+    for i, ((name, color, _), said_at) in enumerate(zip(reversed(strip), reversed(texts), strict=True)):
         up, look = 2.5 + STRIP * 72 * i, {"color": text_color(color), "va": "bottom"}
         size = fitted(name, left - 0.08, size=6.5)
         note(axis, name, (0, 1), (-3, up), ha="right", fontsize=size, **look)
-        for x, said in counts.items():
+        for x, said in said_at.items():
             note(axis, said, (x, 1), (0, up), ("data", "axes fraction"), ha="center", fontsize=6.5, **look)
     if strip:
         up = 3 + STRIP * 72 * len(strip)
-        note(axis, "diverged runs", (1, 1), (0, up), ha="right", va="bottom", fontsize=6.5, color="#555555")
+        note(axis, what, (1, 1), (0, up), ha="right", va="bottom", fontsize=6.5, color="#555555")
 
 
-def diverged_counts(rows: pd.DataFrame, x: str) -> dict[float, str]:
-    """`rows`: one a run, with its state; x -> "2/5", where any diverged."""
+def _strip_texts(axis: Axes, strip: Strip) -> tuple[list[dict[float, str]], str]:
+    """What is written at each x, and above it: "2/5"; "2" where that is too wide and all are of as many runs; else
+    the sum over all x, at their middle.
+    """
+    places = sorted({x for *_, counts in strip for x in counts})
+    at = [axis.transData.transform((x, 1))[0] * 72 / axis.figure.dpi for x in places]
+    room = min((b - a for a, b in itertools.pairwise(at)), default=math.inf) / 72
+    sizes = {n for *_, counts in strip for _, n in counts.values()}
+    full = [{x: f"{k}/{n}" for x, (k, n) in counts.items()} for *_, counts in strip]
+    short = [{x: str(k) for x, (k, _) in counts.items()} for *_, counts in strip]
+    for texts, what, fits in (
+        (full, "diverged runs", True), (short, f"diverged runs of {min(sizes, default=0)}", len(sizes) == 1)
+    ):  # fmt: skip
+        widest = max((text_width(said, 6.5) for line in texts for said in line.values()), default=0.0)
+        if fits and widest + 0.03 <= room:
+            return texts, what
+    sums = [[sum(values) for values in zip(*counts.values(), strict=True)] for *_, counts in strip]
+    return [{places[len(places) // 2]: f"{k}/{n}"} for k, n in sums], "diverged runs in all"
+
+
+def diverged_counts(rows: pd.DataFrame, x: str) -> dict[float, tuple[int, int]]:
+    """`rows`: one a run, with its state; x -> how many of how many diverged, where any did."""
     bad = rows.assign(bad=rows["state"] == "diverged").groupby(x)["bad"].agg(["sum", "count"])
-    return {float(at): f"{k}/{n}" for at, k, n in bad.itertuples() if k}
+    return {float(at): (int(k), int(n)) for at, k, n in bad.itertuples() if k}

@@ -10,6 +10,7 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 
 from normbench.report import panels, stats
+from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.paper import rate_text
 from normbench.report.planning import FEWEST
@@ -71,6 +72,7 @@ def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
     sheet = _arms.strip_sheet(page, strips, blocks, columns=COLUMNS, height=HEIGHT, left=LEFT, foot=FOOT)
     low, high, log = _limits(list(arms.values()), list(rows.values()))
     sizes = sorted({int(arm.setting[KEY]) for arm in arms.values()})
+    data = pd.DataFrame(list(rows.values()))
     for axis, (_, lines), strip in zip(sheet.axes, page, strips, strict=True):
         axis.set_xscale("log", base=2)
         room = max((sizes[-1] / sizes[0]) ** 0.07, 1.1)
@@ -81,10 +83,14 @@ def _page(study: Study, name: str, page: Sequence[_arms.Group]) -> Drawn:
         axis.set_ylabel("Test error (%)" + ", log scale" * log, rotation=0, ha="left", va="bottom")
         for number, (norm, line) in enumerate(lines):
             shift = room ** (2 * SHIFT / 0.14 * (number - (len(lines) - 1) / 2))
-            _draw(axis, norm, line, rows, entries[norm], shift)
+            _draw(axis, norm, line, rows, entries[norm], shift, _few(data))
         _arms.draw_strip(axis, strip, sheet.left)
-    data = pd.DataFrame(list(rows.values()))
     return Drawn(name, sheet.figure, _caption(study, page, data, list(arms.values())), data)
+
+
+def _few(rows: pd.DataFrame) -> int:
+    """How many seeds of a point have their dots drawn."""
+    return dots_drawn(rows["n"].tolist())
 
 
 def _ticks(axis: Axes, sizes: Sequence[int], log: bool) -> None:
@@ -124,16 +130,19 @@ def _strip(lines: Sequence, looks: Mapping[str, tuple[str, str]]) -> _arms.Strip
 
 
 def _draw(
-    axis: Axes, label: str, line: Sequence[Arm], rows: Mapping[int, Mapping], look: Mapping[str, Any], shift: float
-) -> None:
+    axis: Axes, label: str, line: Sequence[Arm], rows: Mapping[int, Mapping], look: Mapping[str, Any], shift: float,
+    few: int,
+) -> None:  # fmt: skip
     """Dots: runs; line: means; bars: intervals. `shift` is a factor of x."""
     line = sorted(line, key=lambda arm: int(arm.setting[KEY]))
     x = np.array([int(arm.setting[KEY]) for arm in line]) * shift
+    dots: dict[bool, list[tuple[float, float]]] = {}  # by whether the run diverged
     for at, arm in zip(x, line, strict=True):
-        for seed, error in _errors(arm).items():
-            bad = arm.diverged({seed: arm.reported[seed]}) == 1
-            axis.plot(at, error, color=look["color"], alpha=0.55, zorder=2, **(LOST if bad else RUN),
-                      label=f"_{'diverged' if bad else 'run'} {label}")  # fmt: skip
+        for seed, error in list(_errors(arm).items())[:few]:
+            dots.setdefault(arm.diverged({seed: arm.reported[seed]}) == 1, []).append((at, error))
+    for bad, places in dots.items():
+        axis.plot(*zip(*places, strict=True), color=look["color"], alpha=0.55, zorder=2, **(LOST if bad else RUN),
+                  label=f"_{'diverged' if bad else 'runs'} {label}")  # fmt: skip
     mean, low, high = (np.array([100 * (1 - rows[id(arm)][k]) for arm in line]) for k in ("mean", "ci_high", "ci_low"))
     bottom, top = axis.get_ylim()  # an error below 0 or above 100 % cannot be
     low, high = np.clip(low, bottom, top), np.clip(high, bottom, top)
@@ -147,8 +156,11 @@ def _draw(
 def _caption(study: Study, page: Sequence[_arms.Group], rows: pd.DataFrame, arms: Sequence[Arm]) -> str:
     n = _arms.counted(rows["n"])
     shown = _arms.seeds(seed for arm in arms for seed in arm.column("test_score", arm.reported))
-    text = f"Test error after the last step against the batch size. Small dots: single seeds (n = {n} a point, {shown})"
-    parts = [f"{text}; lines: their mean" + ("." if rows["n"].max() < FEWEST else "; bars: its 95% t interval.")]
+    dots, mean = "single seeds", "their mean"
+    if rows["n"].max() > (few := _few(rows)):
+        dots, mean = f"{first(few, 'seed')} of a point", "the mean of all"
+    text = f"Test error after the last step against the batch size. Small dots: {dots} (n = {n} a point, {shown})"
+    parts = [f"{text}; lines: {mean}" + ("." if rows["n"].max() < FEWEST else "; bars: its 95% t interval.")]
     if rows["n"].min() < FEWEST:
         parts.append(f"Below {FEWEST} seeds there is no interval.")
     if any(len(lines) > 1 for _, lines in page):

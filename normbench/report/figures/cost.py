@@ -11,7 +11,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import reported, stats
-from normbench.report.captions import scope
+from normbench.report.captions import dots_drawn, first, scope
 from normbench.report.facets import even
 from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.sheet import TALLEST, Sheet, page_names, wrapped
@@ -112,8 +112,8 @@ def _page(own: pd.DataFrame, table: pd.DataFrame, looks: Mapping[str, tuple[str,
             axis.axvline(1, color="#555555", linewidth=0.8, zorder=1)
         for name, center in zip(names, centers, strict=True):
             part = own[own["arm"] == name]
-            _dots(axis, part[column].dropna().astype(float), float(center), looks[part["norm"].iloc[0]],
-                  part["norm"].iloc[0] in HOLLOW)  # fmt: skip
+            values, norm = part[column].dropna().to_numpy(float), part["norm"].iloc[0]
+            _dots(axis, values, float(center), looks[norm], norm in HOLLOW, _few(own))
     return sheet
 
 
@@ -133,14 +133,20 @@ def _limits(axis: Axes, values: pd.Series) -> None:
     axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _dots(axis: Axes, values: pd.Series, at: float, look: tuple[str, str], hollow: bool) -> None:
+def _few(own: pd.DataFrame) -> int:
+    """How many runs of a row are drawn."""
+    return dots_drawn(own["arm"].value_counts().tolist(), 2)
+
+
+def _dots(axis: Axes, values: np.ndarray, at: float, look: tuple[str, str], hollow: bool, few: int) -> None:
     if not len(values):
         return
     color, marker = look
     face = "white" if hollow else color
     style: dict[str, Any] = {"markersize": 3.2, "markerfacecolor": face, "markeredgewidth": 0.6}
     style["alpha"] = 0.55 if len(values) > 1 else 1
-    axis.plot(values, [at] * len(values), marker, color=color, **style, zorder=3)
+    drawn = values[:few]
+    axis.plot(drawn, [at] * len(drawn), marker, color=color, **style, zorder=3)
     if len(values) == 1:
         return
     middle = stats.median(values).estimate
@@ -151,13 +157,16 @@ def _caption(study: Study, own: pd.DataFrame) -> str:
     used = study.used[study.used["run_id"].isin(own["run_id"])]
     counts = [len(part) for _, part in own.groupby("arm")]
     bases = sorted(set(own["baseline"]) - {""})
-    n = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    n = f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
+    dots, bars = f"complete runs ({n} a row", "their median"
+    if max(counts) > (few := _few(own)):
+        dots, bars = f"{first(few, 'complete run')} of a row (of {n}", "the median of all"
     machines = [str(device) for device in sorted(set(used["device"].dropna()))]
     machines += [reported.several(int(threads), "thread") for threads in sorted(set(used["threads"].dropna()))]
     parts = [
         "Examples per second of training"
         + (" (left) and seconds per step over the median of the baseline's (right)" if bases else "")
-        + f"; dots: complete runs ({n} a row, of every seed and every setting of the optimizer), bars: their median. "
+        + f"; dots: {dots}, of every seed and every setting of the optimizer), bars: {bars}. "
         "Only training is timed, its first step included, evaluation not.",
         f"Baseline: {bases[0]}." if len(bases) == 1 else f"Baselines: {'; '.join(bases)}." if bases else "",
         scope(used),

@@ -10,7 +10,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import multiples, panels, reported
-from normbench.report.captions import scope, seed_lines, seeds_drawn
+from normbench.report.captions import dots_drawn, scope, seed_lines, seeds_drawn
 from normbench.report.facets import Line, Row
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures.curves import line_names
@@ -31,6 +31,7 @@ class _Shown:
     largest: panels.Curves
     share: panels.Curves
     runs: pd.DataFrame
+    dots: int  # seeds of a line whose maxima are drawn
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -47,7 +48,6 @@ def draw(study: Study) -> list[Drawn]:
     looks, dashes = norm_looks(study.norms), optimizer_dashes(study.optimizers)
     diverged = frozenset(runs.loc[runs["state"] == "diverged", "run_id"])
     norm, largest, share = (panels.Curves(panels.measured(table, c), looks, dashes, diverged) for c in COLUMNS[-3:])
-    shown = _Shown(norm, largest, share, runs)
     facets = reported.facets(study, runs)
     parts = [
         multiples.Part("Gradient norm before clipping (log)", 1.4, lambda axis, row, few: _norm(axis, row, shown, few))
@@ -58,12 +58,15 @@ def draw(study: Study) -> list[Drawn]:
         )
     names = line_names({line for row in facets for line in row.lines}, runs)
     pages = multiples.pages(facets, parts)
+    evaluations = max((len(x) for x, _ in largest.points.values()), default=1)
+    dots = min(dots_drawn([len(k.run_ids) for row in page for k in row.lines], evaluations) for page in pages)
+    shown = _Shown(norm, largest, share, runs, dots)
     with matplotlib.rc_context(RC):
         return [
             Drawn(
                 name,
                 multiples.figure(page, parts, multiples.Looks(names, looks, dashes), "Optimizer steps"),
-                *_told(page, study, runs, table),
+                *_told(page, study, runs, table, dots),
             )
             for name, page in zip(page_names("gradients", len(pages)), pages, strict=True)
         ]
@@ -79,11 +82,11 @@ def _norm(axis: Axes, row: Row, shown: _Shown, few: int) -> Mapping[Line, panels
     axis.set_ylim(float(low / room), float(high * room))  # every panel has the same y axis
     panels.log_ticks(axis)
     for line in row.lines:
-        for run_id in panels.shown(line.run_ids, shown.largest, few):
-            if run_id in shown.largest.points:
-                x, y = shown.largest.points[run_id]
-                color = shown.norm.looks[line.norm][0]
-                axis.plot(x, y, ".", color=color, markersize=2, alpha=0.45, zorder=2, label=f"_max {run_id}")
+        ids = line.run_ids[: min(few, shown.dots)]
+        if points := [shown.largest.points[i] for i in ids if i in shown.largest.points]:
+            x, y = (np.concatenate(values) for values in zip(*points, strict=True))
+            color = shown.norm.looks[line.norm][0]
+            axis.plot(x, y, ".", color=color, markersize=2, alpha=0.45, zorder=2, label=f"_max {line.norm}")
     ends = panels.draw(axis, row, shown.norm, few)
     for bound in _bounds(row, shown.runs):
         axis.axhline(bound, color="#555555", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1, label="_bound")
@@ -114,14 +117,18 @@ def _bounds(row: Row, runs: pd.DataFrame) -> list[float]:
     return sorted(set(own[BOUND].astype(float))) if BOUND in own else []
 
 
-def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def _told(
+    page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataFrame, dots: int
+) -> tuple[str, pd.DataFrame]:
     """The page's caption and data."""
     ids = {i for row in page for line in row.lines for i in line.run_ids}
     own = runs[runs["run_id"].isin(ids)]
     counts = [len(line.run_ids) for row in page for line in row.lines]
     bounds = sorted({bound for row in page for bound in _bounds(row, runs)})
     clips = (runs["clip"] != "none").any()
-    thin, thick = seed_lines(reported.seeds(counts), max(counts), seeds_drawn(page, 1 + int(clips)))
+    few = seeds_drawn(page, 1 + int(clips))
+    thin, thick = seed_lines(reported.seeds(counts), max(counts), few)
+    same = f", of the first {dots}" if dots < min(few, max(counts)) else ", of the same seeds" * (thick != "their mean")
     other = sorted(set(own["clip"]) - {"none", "norm"})
     parts = [
         "L2 norm of all gradients together, before clipping"
@@ -130,7 +137,7 @@ def _told(page: Sequence[Row], study: Study, runs: pd.DataFrame, table: pd.DataF
         f"Lines: mean over those steps, thin for {thin}, thick for {thick}."
         if max(counts) > 1
         else "Lines: mean over those steps, of a single run of one seed.",
-        "Dots: their maximum" + ", of the same seeds" * (thick != "their mean") + ".",
+        f"Dots: their maximum{same}.",
         f"Dashed: the bound, {', '.join(map(cell_text, bounds))}." if bounds else "",
         f"The bound of {' and '.join(f'clip={rule}' for rule in other)} is not one of this norm." if other else "",
         _arms.tuning(study, [arm for arm in study.arms if ids & set(arm.reported.values())], "Each"),

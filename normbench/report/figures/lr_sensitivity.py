@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from normbench.report import panels, stats
+from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
 from normbench.report.selection import LR, scored_loss
@@ -39,7 +40,7 @@ def draw(study: Study) -> list[Drawn]:
         raise NotDrawn(f"needs >={FEWEST_RATES} learning rates, found {most}")
     every = _arms.groups(study, study.arms, LR)
     found = [g for g in every if any(len(_rates(arm)) >= FEWEST_RATES for _, line in g[1] for arm in line)]
-    starts = study.metrics.sort_values("step").drop_duplicates("run_id")
+    starts = study.metrics[["run_id", "step", "val_loss"]].sort_values("step").drop_duplicates("run_id")
     before = dict(zip(starts["run_id"], starts["val_loss"].astype(float), strict=True))
     points = {id(arm): _points(arm, before) for arm in study.arms}
     left_out = [title for title, _ in every if title not in {title for title, _ in found}]
@@ -107,9 +108,14 @@ def _page(
         axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
         for _, line in lines:
             for arm in line:
-                _draw(axis, points[id(arm)], arm.norm, looks)
+                _draw(axis, points[id(arm)], arm.norm, looks, _few(shown.values()))
         _arms.draw_strip(axis, strip, sheet.left)
-    return Drawn(name, sheet.figure, _caption(study, page, every, left_out), every)
+    return Drawn(name, sheet.figure, _caption(study, page, every, left_out, _few(shown.values())), every)
+
+
+def _few(points: Collection[pd.DataFrame]) -> int:
+    """How many seeds of an arm have their dots drawn."""
+    return dots_drawn([rows["seed"].nunique() for rows in points], max(rows["lr"].nunique() for rows in points))
 
 
 def _not_best(points: pd.DataFrame) -> pd.Series:
@@ -131,10 +137,11 @@ def _limits(values: pd.Series, room: float) -> tuple[float, float]:
     return low / factor, high * factor
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[str, str]]) -> None:
-    """Dots: runs; line: their mean at each rate; star: the chosen rate."""
+def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[str, str]], few: int) -> None:
+    """Dots: runs of the first `few` seeds; line: the mean of all at each rate; star: the chosen rate."""
     color = looks[norm][0]
-    for bad, part in rows.groupby(_lost(rows)):
+    drawn = rows[rows["seed"].isin(sorted(set(rows["seed"]))[:few])]
+    for bad, part in drawn.groupby(_lost(drawn)):
         axis.plot(part["lr"], part["loss"], color=color, alpha=0.55, zorder=2, clip_on=False,
                   label=f"_{'diverged' if bad else 'runs'} {norm}", **(LOST if bad else RUN))  # fmt: skip
     mean = rows.groupby("lr")["loss"].mean()
@@ -152,19 +159,21 @@ def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[s
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, left_out: Sequence[str]) -> str:
+def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, left_out: Sequence[str], few: int) -> str:
     arms = list({id(a): a for _, lines in page for _, line in lines for a in line}.values())
     n = _arms.counted(every.groupby([*study.keys, "lr"]).size())
+    lost = int(_lost(every).sum())
+    dots, mean = "single seeds", "their mean"
+    crosses = f"{lost} diverged {'run' if lost == 1 else 'runs'}, at the initial loss; they are in the mean."
+    if every.groupby(list(study.keys))["seed"].nunique().max() > few:
+        dots, mean = f"{first(few, 'seed')} of a line", "the mean of all"
+        crosses = f"those that diverged, at the initial loss; all {lost} diverged runs are in the mean."
     parts = [
         "Validation loss after the last step against the learning rate, no worse than before training: min(last, "
-        f"initial). Dots: single seeds (n = {n} a rate, {_arms.seeds(every['seed'])}); lines: their mean."
+        f"initial). Dots: {dots} (n = {n} a rate, {_arms.seeds(every['seed'])}); lines: {mean}."
     ]
-    lost = int(_lost(every).sum())
     if lost:
-        parts.append(
-            f"Crosses: {lost} diverged {'run' if lost == 1 else 'runs'}, at the initial loss; they are in the mean. "
-            "Above each panel: how many of how many diverged, where any did."
-        )
+        parts.append(f"Crosses: {crosses} Above each panel: how many of how many diverged, where any did.")
     if every["best_lr"].any():
         parts.append("Stars: the rate with the highest mean final validation accuracy over the seeds that choose.")
     if (every["reported"] & _not_best(every)).any() and every["best_lr"].any():

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normbench.report import stats
+from normbench.report import panels, stats
 from normbench.report.captions import MOST_SEED_LINES
 from normbench.report.figures import Drawn, _arms, _sheet
 from normbench.report.state import ACCURACY_MARGIN, State
@@ -141,16 +142,18 @@ def _few(page: Sequence[Panel]) -> int:
 
 def _seeds(axis: Axes, study: Study, panel: Panel, few: int) -> None:
     arms = panel.contrast.baseline, panel.contrast.variant
-    for number, (seed, pair) in enumerate(panel.pairs.items()):
-        if number >= few and not any(_diverged(arm, seed) for arm in arms):
-            continue
-        values = [100 * value for value in pair]
-        axis.plot([0, 1], values, color="#999999", linewidth=0.7, zorder=2, label=f"_seed {seed}")
-        for x, value, arm in zip((0, 1), values, arms, strict=True):
-            look = _arms.dot(study, arm)
-            if _diverged(arm, seed):
-                look |= {"marker": "x", "markeredgecolor": look["color"], "markeredgewidth": 1.2}
-            axis.plot(x, value, **look, zorder=3, clip_on=False, label=f"_{panel.names[x]} {seed}")
+    drawn = [
+        seed for number, seed in enumerate(panel.pairs) if number < few or any(_diverged(arm, seed) for arm in arms)
+    ]
+    values = 100 * np.array([panel.pairs[seed] for seed in drawn])
+    panels.thin(axis, [(np.array([0, 1]), pair) for pair in values], "_seeds", color="#999999", linewidth=0.7, zorder=2)
+    for x, arm in enumerate(arms):
+        lost, look = np.array([_diverged(arm, seed) for seed in drawn]), _arms.dot(study, arm)
+        cross = {"marker": "x", "markeredgecolor": look["color"], "markeredgewidth": 1.2}
+        for some, changes, name in ((~lost, {}, panel.names[x]), (lost, cross, "diverged")):
+            if some.any():
+                at = np.full(some.sum(), x)
+                axis.plot(at, values[some, x], **look | changes, zorder=3, clip_on=False, label=f"_{name}")
 
 
 def _diverged(arm: Arm, seed: int) -> bool:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import panels, stats, target
+from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _blocks, _sheet
 from normbench.report.figures._blocks import Block
 from normbench.report.study import Arm, Study
@@ -72,8 +73,12 @@ def _figure(study: Study, page: Sequence[Block]) -> Figure:
         _budget(axis, block, study.options.x, y)
         for label, arm, crossings in block.rows:
             y += ROW
-            _row(axis, y - ROW / 2, label, study, arm, crossings, beside)
+            _row(axis, y - ROW / 2, label, study, arm, crossings, beside, _few(page))
     return figure
+
+
+def _few(page: Sequence[Block]) -> int:
+    return dots_drawn([len(crossings) for block in page for *_, crossings in block.rows])
 
 
 def _x_axis(axis: Axes, unit: str, page: Sequence[Block]) -> None:
@@ -100,24 +105,25 @@ def _budget(axis: Axes, block: Block, unit: str, top: float) -> None:
 
 
 def _row(
-    axis: Axes, y: float, label: str, study: Study, arm: Arm, crossings: Mapping[int, target.Crossing], beside: Sequence
-) -> None:
+    axis: Axes, y: float, label: str, study: Study, arm: Arm, crossings: Mapping[int, target.Crossing],
+    beside: Sequence[str], few: int,
+) -> None:  # fmt: skip
     unit, look = study.options.x, _arms.dot(study, arm)
     axis.plot([0, 1], [y, y], transform=axis.get_yaxis_transform(), color="#000000", alpha=0.08, linewidth=0.6)
     text = _sheet.wrapped(label, MOST_LABEL)
     size = _sheet.fitted(text, MOST_LABEL, size=8.0 if "\n" not in text else 6.4)
     _sheet.note(axis, text, (0, y), (-6, 0), ROW_TEXT, ha="right", va="center", fontsize=size, linespacing=1.1)
     low, high = axis.get_xlim()
-    spread = dict(zip(sorted(crossings), np.linspace(-1, 1, len(crossings)) * ROW * 0.3, strict=True))
-    for seed, c in sorted(crossings.items()):
-        time = getattr(c, unit)
-        place = (min(max(time, low), high) if math.isfinite(time) else high, y + spread[seed] * (len(crossings) > 1))
-        if c.reached:
-            axis.plot(*place, **look, label=f"_seed {seed}", clip_on=False, zorder=3)
-        else:
-            hollow = {"marker": ">", "markersize": 4.2, "markeredgewidth": 0.9}
-            hollow |= {"markerfacecolor": "white", "markeredgecolor": look["color"]}
-            axis.plot(*place, **{**look, **hollow}, label=f"_missed {seed}", clip_on=False, zorder=3)
+    drawn = [c for _, c in sorted(crossings.items())][:few]
+    times = np.array([getattr(c, unit) for c in drawn])
+    x = np.where(np.isfinite(times), np.clip(times, low, high), high)
+    up = y + np.linspace(-1, 1, len(drawn)) * ROW * 0.3 * (len(drawn) > 1)
+    reached = np.array([c.reached for c in drawn], bool)
+    hollow = {"marker": ">", "markersize": 4.2, "markeredgewidth": 0.9}
+    hollow |= {"markerfacecolor": "white", "markeredgecolor": look["color"]}
+    for some, changes, name in ((reached, {}, "_seeds"), (~reached, hollow, "_missed")):
+        if some.any():
+            axis.plot(x[some], up[some], **look | changes, label=name, clip_on=False, zorder=3)
     middle = _median(crossings, unit)
     if math.isfinite(middle):
         bar = [y - ROW * 0.42, y + ROW * 0.42]
@@ -166,7 +172,10 @@ def _caption(study: Study, page: Sequence[Block]) -> str:
         )
     counts = _arms.counted(len(crossings) for *_, crossings in rows if crossings)
     shown = _arms.seeds(seed for *_, crossings in rows for seed in crossings)
-    parts.append(f"Dots: single seeds (n = {counts} a row, {shown}); bars: their median.")
+    dots, bars = "single seeds", "their median"
+    if max(len(crossings) for *_, crossings in rows) > (few := _few(page)):
+        dots, bars = f"{first(few, 'seed')} of a row", "the median of all"
+    parts.append(f"Dots: {dots} (n = {counts} a row, {shown}); bars: {bars}.")
     if missed := sum(not c.reached for c in every):
         budgets = sorted({c.budget_steps for c in every if not c.reached})
         parts.append(
