@@ -491,7 +491,7 @@ def test_a_report_of_runs_for_a_claim_begins_with_it(tmp_path):
     html = (tmp_path / "report" / "report.html").read_text()
     assert "<h1>BN &lt;b&gt;helps&lt;/b&gt;.</h1>" in html
     assert 'class="verdict supported"' in html
-    assert html.index("Not so fast.") < html.index("<figure")
+    assert html.index("SUPPORTED</span>") < html.index("<figure") < html.index("Not so fast.")
 
 
 @pytest.mark.parametrize("measure", ["speed", "fall"])

@@ -96,7 +96,7 @@ def _draw(axis: Any, words: str, line: Sequence[tuple[float, Arm]], look: Mappin
         ]
     x, y, low, high = np.array(means, float).T
     axis.vlines(
-        x, low, np.minimum(high, 100), color=look["color"], linewidth=1.0, alpha=0.7, label=f"_interval {words}"
+        x, np.maximum(low, 0), np.minimum(high, 100), color=look["color"], linewidth=1.0, alpha=0.7, label=f"_interval {words}"
     )
     axis.plot(x, y, **look, label=words)
     return rows

@@ -22,7 +22,7 @@ from normbench.report.study import Study
 from normbench.report.style import NORMS, RC, WIDTH, text_color
 
 MOST = 7  # questions a figure
-HEAD, PANEL, FOOT = 0.3, 0.42, 0.32  # inches
+HEAD, PANEL, FOOT = 0.34, 0.4, 0.32  # inches
 NAME, VALUES, GAP, EFFECT = 1.75, 2.15, 0.35, 2.3
 SMALL = 7.5  # points
 GREY, BLUE = "#555555", "#0072B2"
@@ -113,7 +113,7 @@ def _limits(axis: Axes, values: Sequence[float], log: bool) -> None:
         room = max((high / low) ** 0.08, 1.05)
         axis.set_xscale("log")
         axis.set_xlim(low / room, high * room)
-        panels.plain_log_ticks(axis, "x", fewest=2, most=5)
+        panels.plain_log_ticks(axis, "x", fewest=3, most=6)
     else:
         room = 0.08 * (high - low) or 0.05 * abs(high) or 0.1
         axis.set_xlim(low - room, high + room)
@@ -149,12 +149,10 @@ def _effect(axis: Axes, answer: Answer) -> None:
     found = zip((row.ci_low, row.ci_high), (low, high), strict=True)
     line = np.clip([v * scale if math.isfinite(v) else end for v, end in found], low, high)
     tone = TONES[answer.verdict]
-    axis.plot(line, [0.32, 0.32], color=tone, linewidth=1.4, solid_capstyle="butt", label="_interval")
-    axis.plot([row.effect * scale], [0.32], "D", color=tone, markersize=4.2, label="_effect")
+    axis.plot(line, [0.5, 0.5], color=tone, linewidth=1.4, solid_capstyle="butt", label="_interval")
+    axis.plot([row.effect * scale], [0.5], "D", color=tone, markersize=4.2, label="_effect")
     text = paper.effect_text(row)
-    axis.text(
-        0.5, 0.62, text, transform=axis.transAxes, ha="center", fontsize=fitted(text, EFFECT, size=SMALL), va="bottom"
-    )
+    note(axis, text, (0.5, 1), (0, 2), ha="center", va="bottom", fontsize=fitted(text, EFFECT, size=SMALL))
 
 
 def _rows(answer: Answer) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from normbench.report.study import Arm, Study
 from normbench.report.style import RC
 
 HEIGHT, LEFT, HEAD, FOOT = 1.9, 0.45, 0.25, 0.42  # inches
-TRIALS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+TRIALS = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "marker": "s", "markersize": 3.4}, {"color": "#555555", "marker": "o", "markersize": 3.4},
 )  # fmt: skip
