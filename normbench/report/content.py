@@ -167,7 +167,7 @@ def _tested(study: Study) -> Tested | None:
         return None
     found = tuple(answers(study, claim))
     rows = [
-        (f"{a.row.variant} against {a.row.baseline}" + (f", {a.where}" if a.where else ""), _asked(a),
+        (f"{a.row.variant} against {a.row.baseline}" + (f", {a.where}" if a.where else ""), asked(a),
          paper.effect_text(a.row), f"{SYMBOLS[a.row.state]} {a.row.state}", a.verdict)
         for a in found
     ]  # fmt: skip
@@ -182,9 +182,11 @@ def _tested(study: Study) -> Tested | None:
     return Tested(claim, published.VERDICTS[met.state] if met and not found else came, found, table, met)
 
 
-def _asked(answer: Answer) -> str:
+def asked(answer: Answer) -> str:
+    """The question in words: "test accuracy, claimed to be higher"."""
     q = answer.question
-    name = WORDS.get(q.measure) or f"{UNITS[q.measure]} to the target"
+    goal = float(answer.row.metric.rpartition("_")[2]) if q.measure in UNITS else 1.0
+    name = WORDS.get(q.measure) or f"{UNITS[q.measure]} to {f'{100 * goal:g}%' if goal < 1 else 'the target'}"
     expected = {"same": "the same", "lower": "lower", "higher": "higher"}[q.expect]
     return f"{metric_words(name)}, {f'along {q.along}, ' if q.along else ''}claimed to be {expected}"
 
