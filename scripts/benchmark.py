@@ -1,11 +1,11 @@
 """How fast normbench trains one run and a sweep, beside other ways to do the same, and how far all are from the floor.
 
     python scripts/benchmark.py --parts same accuracy --python peers/bin/python     the work is the same; not timed
-    python scripts/benchmark.py --parts floor run startup --python peers/bin/python    one run; a quiet machine
-    python scripts/benchmark.py --parts sweep --python peers/bin/python             sweeps of R runs; a quiet machine
+    python scripts/benchmark.py --parts floor run startup --python peers/bin/python    a quiet machine, half an hour
+    python scripts/benchmark.py --parts sweep --python peers/bin/python             a quiet machine, twenty minutes
     python scripts/benchmark.py --table --figure        docs/performance.md and docs/benchmark.png from all of it
     python scripts/benchmark.py --quick ...             small workloads: tells that all works, not how fast it is
-    python scripts/benchmark.py --device cuda --parts same run sweep --rounds 2 --models mlp lenet resnet
+    python scripts/benchmark.py --device cuda --parts run sweep --rounds 1 --models mlp lenet      on a GPU: untested
 
 Lightning, Keras, JAX and Hydra's joblib launcher are in an environment of their own; without it they are told as not
 installed:
@@ -57,6 +57,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("same", "accuracy", "floor", "run", "sweep", "startup")
 MODELS = ("mlp", "lenet", "cnn", "resnet")
 ROUNDS = {"same": 1, "accuracy": 8, "floor": 3, "run": 5, "sweep": 3, "startup": 7}
+FEWER = {("run", "lenet"): 4, ("run", "cnn"): 3, ("run", "resnet"): 3, ("sweep", "cnn"): 1, ("sweep", "resnet"): 1}
 STEPS = 10  # whose losses are compared
 STARTS = {("--help",): 0.1, ("train", "--cfg", "job"): 0.5}  # goals in seconds
 BEGIN, END = "<!-- scripts/benchmark.py -->", "<!-- end -->"
@@ -71,6 +72,14 @@ class Amounts:
     sweep: Workload
     fast: tuple[int, ...]  # R of the engines and of the pools
     slow: tuple[int, ...]  # R of what trains one run after another, or is slow
+
+    def sizes(self, name: str, device: str) -> tuple[int, ...]:
+        """Numbers of runs of a sweep that is made in this way."""
+        if name == "hydra_basic" or (name == "jax_pool" and self.sweep.model != "mlp"):
+            return self.slow
+        if device == "cuda" and name not in ("normbench stack", "normbench graph"):
+            return (4, 16)
+        return self.fast[:-1] if name == "hydra_joblib" and len(self.fast) > 2 else self.fast
 
 
 def amounts(model: str, device: str, quick: bool) -> Amounts:
@@ -90,7 +99,7 @@ def amounts(model: str, device: str, quick: bool) -> Amounts:
         return Amounts(run, accuracy, of("fashion_mnist", None, 2), (4, 16, 64), (1, 2, 4))
     if model == "lenet":
         return Amounts(
-            of("fashion_mini", None, 3), of("fashion_mnist", None, 2), of("fashion_mini", None, 2), (2, 4, 16), (1, 2)
+            of("fashion_mini", None, 3), of("fashion_mnist", None, 2), of("fashion_mini", None, 2), (2, 4, 8), (1, 2, 4)
         )
     size = {"cnn": 1280}.get(model, 640)
     return Amounts(of("fashion_mini", size, 2), None, of("fashion_mini", size, 2), (2, 4), (1, 2))
@@ -111,8 +120,9 @@ class Sitting:
 
     def rounds(self, part: str) -> Iterator[tuple[int, str, Amounts]]:
         """The rounds that lack, all models of a round before the next round."""
-        for number in range(1, (self.args.rounds or ROUNDS[part]) + 1):
-            for model in self.args.models:
+        counts = {model: self.args.rounds or FEWER.get((part, model), ROUNDS[part]) for model in self.args.models}
+        for number in range(1, max(counts.values()) + 1):
+            for model in [model for model in self.args.models if number <= counts[model]]:
                 its = amounts(model, self.args.device, self.args.quick)
                 workload = getattr(its, part, its.run)
                 done = ((line["part"], line["model"], line["round"], line["workload"]) for line in self.lines)
@@ -270,9 +280,8 @@ def part_sweep(sitting: Sitting) -> None:
         names = [f"normbench {engine}" for engine in (*ENGINES, "stack")]
         names += sitting.wanted([name for name, peer in SWEEPS.items() if device in peer.devices])
         for name in names if number % 2 else reversed(names):
-            sizes = its.slow if name == "hydra_basic" or (name == "jax_pool" and model != "mlp") else its.fast
             found: dict[str, Any] = {}
-            for runs in sizes:
+            for runs in its.sizes(name, device):
                 if name.startswith("normbench"):
                     result = processes.our_sweep(name.split()[1], sitting.machine, its.sweep, runs)
                 else:
@@ -325,7 +334,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all; none with --table or --figure")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--peers", nargs="*", choices=[*PEERS, *SWEEPS], help="only these (default: all)")
-    parser.add_argument("--rounds", type=int, help=f"default: {', '.join(f'{k} {v}' for k, v in ROUNDS.items())}")
+    told = ", ".join(f"{part} {count}" for part, count in ROUNDS.items())
+    parser.add_argument("--rounds", type=int, help=f"default: {told}; fewer of the larger networks")
     parser.add_argument("--quick", action="store_true", help="small workloads, kept apart: tells that all works")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--python", default=sys.executable, help="of the environment with the optional packages")
@@ -365,6 +375,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"benchmark: {args.out} has no lines for this device; measure first: --parts run", file=sys.stderr)
         return 2
     found = tables(sitting.lines)
+    if args.quick:
+        found = [table for table in found if not table.title.startswith("Goals")]
     print(("A quick pass: no measurement.\n\n" if args.quick else "") + "\n\n".join(map(as_text, found)))
     if args.table:
         write_page(args.table, "\n\n".join(map(as_markdown, found)))

@@ -10,6 +10,7 @@ from benchmark_estimates import OURS, Line, chosen, everybody, fit, largest, mod
 from benchmark_processes import Workload
 from benchmark_tables import BATCH, label
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from normbench.report import style
 
@@ -23,9 +24,9 @@ def picture(lines: Sequence[Line]) -> Figure:
     ran, swept = models(lines, "run"), models(lines, "sweep")
     who = everybody(line for line in lines if line["part"] == "run")
     names = [name for name in who if any(values(chosen(lines, "run", m), name, "samples_per_s") for m in ran)]
-    rows = [len(names) * 0.17 + 0.6] * bool(ran) + [2.1] * bool(swept)
+    rows = [len(names) * 0.17 + 0.9] * bool(ran) + [2.6] * bool(swept)
     with matplotlib.rc_context(style.RC):
-        figure = Figure(figsize=(style.WIDTH, sum(rows) + 0.35), layout="constrained")
+        figure = Figure(figsize=(style.WIDTH, sum(rows)), layout="constrained")
         parts: list[Any] = list(figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False).flat)
         if ran:
             panels: Any = parts.pop(0).subplots(1, len(ran), sharey=True, squeeze=False)[0]
@@ -36,6 +37,7 @@ def picture(lines: Sequence[Line]) -> Figure:
             part = parts.pop(0)
             for axes, model in zip(part.subplots(1, len(swept), squeeze=False)[0], swept, strict=True):
                 sweeps(axes, lines, model)
+            part.axes[0].set_ylabel("wall time, s")
             shown = {
                 text: line for axes in part.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
             }
@@ -59,7 +61,8 @@ def speeds(axes: Any, lines: Sequence[Line], model: str, names: Sequence[str]) -
             "floor ", (BATCH / min(floors), 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=7
         )
     axes.set_xscale("log")
-    axes.set_title(f"{model}, {len(its)} rounds", fontsize=8, loc="left", pad=10)
+    plain(axes.xaxis, (1, 3))
+    axes.set_title(f"{model}, {len(its)} rounds", fontsize=8, loc="left", pad=12)
     axes.set_xlabel("samples/s of one run")
     axes.grid(axis="y", visible=False)
 
@@ -83,6 +86,15 @@ def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("runs in the sweep, R")
-    axes.set_ylabel("wall time, s")
-    axes.set_title(f"{model}, {Workload(**its[-1]['workload']).words()}", fontsize=7, loc="left")
+    plain(axes.yaxis, (1, 2, 5))
+    images = Workload(**its[-1]["workload"]).words().split(" of ")[1]
+    axes.set_title(f"{model}, {its[-1]['workload']['epochs']} x {images}", fontsize=8, loc="left")
+
+
+def plain(axis: Any, steps: tuple[int, ...]) -> None:
+    """Ticks of a log axis at these times powers of ten, as plain numbers: 500, 2k."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    axis.set_minor_locator(NullLocator())

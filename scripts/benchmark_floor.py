@@ -4,7 +4,8 @@
 
 products   every linear and convolutional layer's forward pass, gradient of the weights and (but for the first layer)
            of the inputs, each timed alone at the step's own shapes with torch's kernels, one thread, the fastest of
-           several repetitions. Other libraries may have faster kernels: a share of the floor above 100 % says so.
+           several repetitions and, for pictures, of both ways to lie in memory. Other libraries may have faster
+           kernels: a share of the floor above 100 % says so.
 bytes      the batch as uint8; each such layer's output written and read once, and its gradient; seven passes over the
            parameters (Adam reads p, g, m, v and writes p, m, v). Copied at the rate of a tensor copy of that size.
 """
@@ -21,16 +22,16 @@ PASSES = 7
 
 
 def fastest(call: Callable[[], object], seconds: float, wait: Callable[[], object]) -> float:
-    """Seconds of a call, the smallest of the repetitions that fit."""
-    call()
-    wait()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    """Seconds of a call, the smallest of the repetitions that fit; short calls are timed several at once."""
+    best, repeats, end = float("inf"), 1, time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
+        wait()
         began = time.perf_counter()
-        for _ in range(5):
+        for _ in range(repeats):
             call()
         wait()
-        best = min(best, (time.perf_counter() - began) / 5)
+        best = min(best, (time.perf_counter() - began) / repeats)
+        repeats = max(1, min(100, int(1e-3 / best)))
     return best
 
 
@@ -42,14 +43,28 @@ def products(layer: nn.Module, x: Tensor, first: bool, seconds: float, wait: Cal
         g = torch.randn(len(x), len(weight), device=x.device)
         calls: list[Callable[[], object]] = [lambda: F.linear(x, weight), lambda: g.t() @ x]
         calls += [] if first else [lambda: g @ weight]
-    else:
-        assert isinstance(layer, nn.Conv2d)
-        weight, how = layer.weight.detach(), cast(Any, (layer.stride, layer.padding, layer.dilation))
-        g = torch.randn_like(F.conv2d(x, weight, None, *how))
-        wanted = [not first, True, False]
-        calls = [lambda: F.conv2d(x, weight, None, *how)]
-        calls += [lambda: torch.ops.aten.convolution_backward(g, x, weight, None, *how, False, [0, 0], 1, wanted)]
-    return sum(fastest(call, seconds, wait) for call in calls)
+        return sum(fastest(call, seconds, wait) for call in calls)
+    assert isinstance(layer, nn.Conv2d)
+    layouts = (torch.contiguous_format, torch.channels_last)
+    return sum(
+        min(times)
+        for times in zip(*(_convolutions(layer, x, first, seconds, wait, its) for its in layouts), strict=True)
+    )
+
+
+def _convolutions(
+    layer: nn.Conv2d, x: Tensor, first: bool, seconds: float, wait: Callable[[], object], layout: torch.memory_format
+) -> list[float]:
+    """Seconds of the convolution and of its gradients, with tensors that lie so in memory."""
+    how = cast(Any, (layer.stride, layer.padding, layer.dilation))
+    x, weight = x.contiguous(memory_format=layout), layer.weight.detach().contiguous(memory_format=layout)
+    g = torch.randn_like(F.conv2d(x, weight, None, *how))
+    wanted = [not first, True, False]
+    calls: list[Callable[[], object]] = [
+        lambda: F.conv2d(x, weight, None, *how),
+        lambda: torch.ops.aten.convolution_backward(g, x, weight, None, *how, False, [0, 0], 1, wanted),
+    ]
+    return [fastest(call, seconds, wait) for call in calls]
 
 
 def floor_of(network: nn.Module, images: Tensor, seconds: float = 0.2) -> dict[str, Any]:

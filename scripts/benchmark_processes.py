@@ -81,7 +81,7 @@ PEERS = {
     "lightning_stripped": Peer("P3 Lightning, stripped", "lightning_loop", ("lightning",), "stripped"),
     "keras_torch": Peer("P4 Keras on torch", "keras_loop", ("keras", "torch"), "", "torch", ("cpu",)),
     "keras_jax": Peer("P4 Keras on JAX", "keras_loop", ("keras", "jax"), "", "jax", ("cpu",)),
-    "jax": Peer("P6 JAX, one scan an epoch", "jax_scan", ("jax",), devices=("cpu",)),
+    "jax": Peer("P6 JAX", "jax_scan", ("jax",), devices=("cpu",)),
 }
 JOBLIB = ("hydra", "hydra_plugins.hydra_joblib_launcher")
 SWEEPS = {
@@ -100,6 +100,10 @@ class Machine:
     python: str
     device: str
     cores: tuple[int, ...]  # empty: the system has no such thing
+
+    def processes(self) -> int:
+        """How many run at once in a sweep: one a core, on a GPU at most four."""
+        return max(1, min(len(self.cores), 4 if self.device == "cuda" else len(self.cores)))
 
     def python_of(self, peer: Peer) -> str:
         is_ours = not peer.needs or all(map(found_here, peer.needs))
@@ -211,13 +215,20 @@ def our_command(engine: str, workload: Workload, device: str, out: str) -> list[
     return [sys.executable, "-m", "normbench", "train", *its]
 
 
+def refused_by(engine: str, why: str) -> Result:
+    """What an engine does not serve is told; that the reference refuses is a mistake of this script."""
+    if engine == "serial":
+        raise Failed(f"normbench refused what the benchmark asked of it: {why}")
+    return {"refused": why}
+
+
 def our_run(engine: str, workload: Workload, seed: int, device: str, cores: Sequence[int], *more: str) -> Result:
     """One run of `normbench train`: what a peer's line has, from its record and its rows, and wall_s."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*our_command(engine, workload, device, folder), f"seed={seed}", *more]
         seconds, _, refused = timed(command, cores)
         if refused:
-            return {"refused": refused}
+            return refused_by(engine, refused)
         (run,) = records.find_runs(Path(folder))
         record: dict[str, Any] = records.verify(run)
         rows: list[dict[str, Any]] = records.read_metrics(run / "metrics.csv")
@@ -238,7 +249,7 @@ def our_run(engine: str, workload: Workload, seed: int, device: str, cores: Sequ
 
 def peer_sweep(name: str, machine: Machine, data: Path, workload: Workload, runs: int) -> Result:
     """`runs` runs of seeds 0, 1, ...: wall seconds and their test accuracies."""
-    peer, count = SWEEPS[name], max(1, len(machine.cores))
+    peer, count = SWEEPS[name], machine.processes()
     missing = machine.missing(peer)
     if missing:
         return {"missing": missing}
@@ -269,7 +280,7 @@ def our_sweep(engine: str, machine: Machine, workload: Workload, runs: int) -> R
         command[4:4] = ["-m", f"seed=range({runs})"]
         seconds, _, refused = timed(command, machine.cores)
         if refused:
-            return {"refused": refused}
+            return refused_by(engine, refused)
         found = [records.verify(run) for run in records.find_runs(Path(folder))]
     states = {record["state"] for record in found}
     if states == {"skipped"}:

@@ -239,7 +239,13 @@ def sweep_table(lines: Sequence[Line], model: str) -> Table:
         fits = [f for points in found if (f := fit(points))]
         wall = median([w for points in found if (w := wall_at(points, runs))] or [math.nan])
         about = "" if runs in sizes else "≈ "
-        law = f"{median(f.a for f in fits):.1f} + {median(f.b for f in fits):.2f} R" if fits else "–"
+        law = (
+            f"{median(f.a for f in fits):.1f} {median(f.b for f in fits):+.2f} R".replace(" +", " + ").replace(
+                " -", " - "
+            )
+            if fits
+            else "–"
+        )
         off = f" (within {max(f.off for f in fits):.0%})" if fits and len(sizes) > 2 else ""
         told = "" if who == f"{OURS} serial" else difference(accuracies(its, who), ours)
         times = "1" if who == best else about + spread(sweep_ratios(its, best or "", who, runs))

@@ -36,7 +36,7 @@ def train(job: Job) -> Result:
     network = networks.make(job.model, job.data.shape, job.data.classes)
     if job.start:
         networks.begin_from(network, job.start.arrays)
-    network.to(job.device, memory_format=torch.channels_last)
+    network.to(job.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     parameters = list(network.parameters())
     optimizer = torch.optim.Adam(parameters, lr=job.lr, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=job.gamma)
