@@ -38,12 +38,13 @@ def surface(rng: np.random.Generator, dims: int) -> Surface:
     return accuracy
 
 
-def tune(arm: Arm, plan: Plan, true: Surface, rng: np.random.Generator) -> tuple[list[float], float, float]:
-    """As `compare` does it. The true accuracy of what is best so far after each trial; of what is chosen: the mean
-    over the tune seeds, by which it was chosen, and over as many fresh seeds as the plan reports.
+def searched(arm: Arm, plan: Plan, look: Callable[[Sequence[float]], tuple[float, float]]) -> tuple[list[float], float]:
+    """As `compare` does it. look: the places of a setting -> its mean over the tune seeds, and what it is worth.
+
+    Returns what is best so far is worth after each trial; of what is chosen the mean by which it was chosen.
     """
     tried: list[tuple] = []
-    truth: dict[tuple, float] = {}
+    worth: dict[tuple, float] = {}
     seen: dict[tuple, float] = {}
     for number in range(plan.zoom + 1):
         best = max(seen, key=lambda s: seen[s]) if seen else None
@@ -51,12 +52,23 @@ def tune(arm: Arm, plan: Plan, true: Surface, rng: np.random.Generator) -> tuple
         new = search.trials(arm, plan, number, box, tried, {})
         for setting in new:
             places = [span.place(value) for span, value in zip(arm.ranges, setting, strict=True)]
-            truth[setting] = true(places)
-            seen[setting] = truth[setting] + float(rng.normal(0, SD, len(plan.tune_seeds)).mean())
+            seen[setting], worth[setting] = look(places)
         tried += new
-    so_far = [truth[max(tried[: n + 1], key=lambda s: seen[s])] for n in range(len(tried))]
-    chosen = max(tried, key=lambda s: seen[s])
-    return so_far, seen[chosen], truth[chosen] + float(rng.normal(0, SD, len(plan.seeds)).mean())
+    so_far = [worth[max(tried[: n + 1], key=lambda s: seen[s])] for n in range(len(tried))]
+    return so_far, max(seen.values())
+
+
+def tune(arm: Arm, plan: Plan, true: Surface, rng: np.random.Generator) -> tuple[list[float], float, float]:
+    """The true accuracy of what is best so far after each trial; of what is chosen: the mean over the tune seeds, by
+    which it was chosen, and over as many fresh seeds as the plan reports.
+    """
+
+    def look(places: Sequence[float]) -> tuple[float, float]:
+        accuracy = true(places)
+        return accuracy + float(rng.normal(0, SD, len(plan.tune_seeds)).mean()), accuracy
+
+    so_far, seen = searched(arm, plan, look)
+    return so_far, seen, so_far[-1] + float(rng.normal(0, SD, len(plan.seeds)).mean())
 
 
 def plan_of(arm: Arm, method: str, trials: int, zoom: int, seed: int, tune_seeds: int = 2) -> Plan:

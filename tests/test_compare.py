@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from normbench import plan as plans
 from normbench.app import register_plugins
 from normbench.cli import main
-from normbench.compare import arms, asked, budget, ending, planning, rounds, search, space, telling
+from normbench.compare import arms, asked, ending, planning, rounds, search, space, telling
 from normbench.config import ConfigError, run_id
 from normbench.plan import Arm, Plan, Range
 from normbench.report import selection, stats
@@ -442,7 +442,6 @@ def test_another_plan_in_the_same_folder_is_refused_more_seeds_are_not(tmp_path)
         (replace(before, trials=8), "it had trials=16, now trials=8; for this one type normbench "),
         (plan_of(arm("none", [wider]), arm("bn")), r"it tuned optimizer.lr log\(0.0001,1\), now"),
         (plan_of(arm("none"), arm("ln")), "it had the arm norm=bn; it had not the arm norm=ln"),
-        (replace(before, seeds=(0, 1)), "seeds are never taken away; type seeds=6"),
         (replace(before, halving=3), "halving=0, now halving=3"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
@@ -464,32 +463,6 @@ def test_the_seeds_needed_are_read_from_the_sentence_of_the_report():
     assert ending.NEEDED.search(row.sentence)[1] == str(seeds_needed(effect.sd, 0.005))
     typed = ["norm=none,bn", "seeds=3", "tune.optimizer.lr=log(1e-4,1)"]
     assert ending.more_seeds(typed, 25) == "normbench compare norm=none,bn 'tune.optimizer.lr=log(1e-4,1)' seeds=25"
-
-
-# -------------------------------------------------------------------------------------------------------------- budget
-
-
-def test_a_budget_is_filled_and_what_is_typed_stays():
-    each, too = [budget.Cost(1.0, 0.2)] * 2, [False, True]
-    plan = plan_of(arm("none"), arm("bn"))
-    last = 0
-    for minutes in (3, 10, 30, 120):
-        made, epochs = budget.fitting(plan, each, 5, too, 2, 60 * minutes, frozenset())
-        seconds = budget.seconds(made, each, epochs, too, 2)
-        assert last <= seconds <= 60 * minutes
-        last = seconds
-    assert made.trials > 16
-    made, epochs = budget.fitting(plan, each, 5, too, 2, 600, frozenset({"seeds", "trials", "epochs"}))
-    assert (made.trials, len(made.seeds), epochs) == (16, 6, 5)
-    with pytest.raises(ConfigError, match=r"the least that gives a verdict takes about .*; type budget=\d+min"):
-        budget.fitting(plan, each, 5, too, 2, 20, frozenset())
-
-
-def test_halving_and_seeds_are_in_the_predicted_time():
-    each, plan = [budget.Cost(1.0, 0.0)], plan_of(arm("bn"), trials=9, zoom=0, tune_seeds=(1000,), seeds=(0, 1, 2))
-    assert budget.seconds(plan, each, 9, [False], 1) == budget.START_S + 9 * 9 + 3 * 9
-    halved = budget.seconds(replace(plan, halving=3), each, 9, [True], 1)
-    assert halved == budget.START_S + 9 * 1 + 3 * 2 + 1 * 6 + 2 * 3 * 9
 
 
 def test_a_folder_of_other_runs_is_not_taken_over(tmp_path):

@@ -40,10 +40,17 @@ def test_a_comparison_from_the_command_to_its_verdict(tmp_path, monkeypatch, cap
     verdicts = json.loads((folder / "report/report.json").read_text())["verdicts"]
     assert {verdict["n_pairs"] for verdict in verdicts if verdict["metric"] == "test_acc"} == {3}
     assert any(verdict["lr_choice"] != verdicts[0]["lr_choice"] for verdict in verdicts)  # at the same rate, too
+    runs = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/run.json")}
     assert main([*args, "--dry-run"]) == 0  # the seeds are those of the plan
-    assert "then: 3 fresh seeds each" in capsys.readouterr().out
-    assert main([*args, "seeds=2"]) == 2
-    assert "seeds are never taken away" in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "then: 3 fresh seeds each" in said
+    assert f"{folder.relative_to(tmp_path)} holds this comparison: {len(list(folder.glob('*/run.json')))} of" in said
+    assert main([*args, "seeds=2"]) == 0  # seeds are never taken away
+    said = capsys.readouterr().out
+    assert "seeds=2: it has 3 seeds, and all of them are reported" in said
+    assert "confirmation on fresh seeds: 9 runs, 9 done before" in said
+    assert plans.read(folder).seeds == (0, 1, 2)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*/run.json")} == runs
     assert main([*args, "zoom=0"]) == 2
     assert "it had zoom=1, now zoom=0" in capsys.readouterr().err
 

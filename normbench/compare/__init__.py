@@ -71,13 +71,13 @@ def _command(args: Sequence[str]) -> str:
 
 
 def _compare(args: Sequence[str]) -> int:
+    started = time.monotonic()
     from normbench import app, plan, run
     from normbench.compare import arms, asked, budget, ending, planning, telling
     from normbench.compare.launch import Launch
     from normbench.sweep import loading
     from normbench.words import duration
 
-    started = time.monotonic()
     wanted = asked.read(args)
     app.warnings_to_terminal()
     app.register_plugins()
@@ -87,21 +87,27 @@ def _compare(args: Sequence[str]) -> int:
     before = planning.kept(folder)
     contenders, lost = planning.possible(contenders)
     count = planning.workers(wanted, contenders)
-    contenders, made, predicted = planning.made(wanted, contenders, before, _command(args), count)
+    contenders, made, measured = planning.made(wanted, contenders, before, _command(args), count, started)
     planning.refuse_other(before, made, folder, args)
     print(telling.told(contenders, made))
     for contender, reason in lost:
         print(f"  impossible: {contender.name}: {reason}")
+    if before is not None:
+        print(planning.earlier(before, wanted, contenders, made, folder))
     if wanted.dry_run:
-        predicted = planning.timed(contenders, made, count) if predicted is None else predicted
-        print(f"would take about {duration(predicted)}, {count} runs at once; nothing was started")
+        left = planning.left(contenders, made, measured or budget.costs(contenders, count), count, folder)
+        print(f"would take about {duration(left)}, {count} runs at once; nothing was started")
         return 0
     planning.refuse_many(wanted, contenders, made)
-    if predicted is not None:
-        print(f"predicted: about {duration(predicted)}, {count} runs at once")
+    until = None
+    if wanted.budget_s is not None:
+        slow = measured.slow if measured else budget.slowness()
+        until = started + wanted.budget_s - budget.report_s(telling.runs(contenders, made), slow)
+    if measured is not None:
+        whole = time.monotonic() - started + planning.predicted(contenders, made, measured, count)
+        print(f"predicted: about {duration(whole)} in all, {count} runs at once", flush=True)
     plan.write(folder, made)
     for contender, reason in lost:
         run.record_skipped(contender.config, reason)
-    until = started + wanted.budget_s - budget.REPORT_S if wanted.budget_s is not None else None
     with Launch(count, wanted.timeout_s, until) as launch:
-        return ending.carried_out(contenders, made, folder, launch, args)
+        return ending.carried_out(contenders, made, folder, launch, args, may_shorten=wanted.leaves_rounds_open)

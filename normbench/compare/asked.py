@@ -42,6 +42,11 @@ class Asked:
     dry_run: bool
     yes: bool
 
+    @property
+    def leaves_rounds_open(self) -> bool:
+        """Whether the plan's trials and rounds are chosen by the budget alone."""
+        return self.budget_s is not None and not {"trials", "zoom", "halving"} & self.given
+
 
 def _at_least(least: int, most: int = 1_000_000) -> tuple[Callable[[str], Any], str]:
     def read(text: str) -> int | None:

@@ -3,28 +3,37 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from normbench.compare import rounds, space
+from normbench import plan as plans
+from normbench.compare import rounds, search, space
 from normbench.compare.arms import Contender
 from normbench.compare.asked import FIRST_TUNE_SEED
 from normbench.compare.launch import Launch
 from normbench.compare.planning import another
 from normbench.compare.rounds import Tuned
 from normbench.plan import Plan, Range
+from normbench.report.planning import FEWEST
 from normbench.report.selection import Edge
 from normbench.sweep.pool import TimeUp
 
+OVER = "runs took longer than predicted, so the rounds of trials after the first were left out, in every arm alike"
 NEEDED = re.compile(r"; about (\d+) would be needed to know ")  # in the sentence of an unclear verdict
 
 
-def carried_out(contenders: Sequence[Contender], plan: Plan, folder: Path, launch: Launch, args: Sequence[str]) -> int:
-    """The exit code."""
+def carried_out(
+    contenders: Sequence[Contender], plan: Plan, folder: Path, launch: Launch, args: Sequence[str],
+    may_shorten: bool = False,
+) -> int:  # fmt: skip
+    """The exit code. may_shorten: a further round of trials is left out if it leaves no time for a verdict."""
     late, found = False, list[Tuned]()
     try:
-        found = rounds.tune(contenders, plan, launch)
+        found = rounds.tune(contenders, plan, launch, *([_fits(contenders, plan, launch)] if may_shorten else []))
+        if (shorter := rounds.shortened(plan, found)) is not plan:
+            print(f"{OVER}: {shorter.trials} trials each")
+            plans.write(folder, plan := replace(shorter, more=(*shorter.more, OVER)))
         print(ledger(found, plan), flush=True)
         rounds.confirm(found, plan, launch)
     except TimeUp:
@@ -39,6 +48,13 @@ def carried_out(contenders: Sequence[Contender], plan: Plan, folder: Path, launc
         count = len(launch.problems)
         print(f"{count} run{'s' * (count != 1)} failed; the same command tries again")
     return code or bool(launch.problems)
+
+
+def _fits(contenders: Sequence[Contender], plan: Plan, launch: Launch) -> Callable[[int], bool]:
+    """Whether a further round leaves time for the seeds without which there is no verdict."""
+    counts, seeds = search.per_round(plan.trials, plan.zoom), min(FEWEST, len(plan.seeds))
+    confirming = seeds * (len(contenders) + sum(rounds.extra(contenders)))
+    return lambda number: launch.has_time_for(len(contenders) * counts[number] * len(plan.tune_seeds) + confirming)
 
 
 def ledger(found: Sequence[Tuned], plan: Plan) -> str:

@@ -22,6 +22,14 @@ class Launch:
     until: float | None = None
     problems: dict[Path, str] = field(default_factory=dict)
     slots: pool.Workers | None = None
+    trained: int = 0
+    took_s: float = 0.0
+
+    def has_time_for(self, runs: int) -> bool:
+        """Whether so many more can be trained until the end, as fast as those of this call so far; yes, if unknown."""
+        if self.until is None or not self.trained:
+            return True
+        return time.monotonic() + runs * self.took_s / self.trained <= self.until
 
     def __enter__(self) -> "Launch":
         return self
@@ -52,8 +60,14 @@ class Launch:
     def _train(self, todo: Sequence[RunConfig]) -> list[pool.Result]:
         if self.slots is None:
             self.slots = pool.Workers(self.workers)
+        began = time.monotonic()
         with app.told(len(todo), 1) as (told, looked):
-            return pool.run_all(todo, self.slots, timeout_s=self.timeout_s, until=self.until, told=told, looked=looked)
+            found = pool.run_all(
+                todo, self.slots, timeout_s=self.timeout_s, until=self.until, in_order=self.until is not None,
+                told=told, looked=looked,
+            )  # fmt: skip
+        self.trained, self.took_s = self.trained + len(todo), self.took_s + time.monotonic() - began
+        return found
 
     def _note(self, config: RunConfig, ended: dict[Path, pool.Result | None]) -> None:
         result, folder = ended[config.folder], config.folder

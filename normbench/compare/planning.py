@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,11 +50,12 @@ def kept(folder: Path) -> Plan | None:
 
 
 def made(
-    wanted: Asked, contenders: list[Contender], before: Plan | None, command: str, count: int
-) -> tuple[list[Contender], Plan, float | None]:
-    """The arms, their plan, and where it was fitted into a time, the seconds that are predicted.
+    wanted: Asked, contenders: list[Contender], before: Plan | None, command: str, count: int, started: float
+) -> tuple[list[Contender], Plan, budget.Measured | None]:
+    """The arms, their plan, and where it was fitted into a time, what was measured for that.
 
-    What the command leaves open is as it was planned before, or as it fits into its budget, or as is usual.
+    What the command leaves open is as it was planned before, or as it fits into its budget, or as is usual; seeds that
+    were planned before stay. started: by time.monotonic.
     """
     if before is not None and wanted.budget_s is not None:
         contenders = _as_long(contenders, before)
@@ -69,17 +71,18 @@ def made(
         search_seed=wanted.search_seed, halving=wanted.halving,
     )  # fmt: skip
     if before is not None:
-        names = ("trials", "zoom", "tune_seeds", "seeds") if wanted.budget_s is not None else ("seeds",)
+        names = ("trials", "zoom", "tune_seeds", "seeds", "more") if wanted.budget_s is not None else ("seeds",)
         plan = replace(plan, **{name: getattr(before, name) for name in names if name not in wanted.given})
+        plan = replace(plan, seeds=max(plan.seeds, before.seeds, key=len))
     if wanted.search == "grid" and "zoom" not in wanted.given:
         plan = replace(plan, zoom=0)
-    plan, predicted = _fewer(plan, wanted.given), None
+    plan, measured = _fewer(plan, wanted.given), None
     if before is None and wanted.budget_s is not None:
-        contenders, plan, predicted = _fitted(wanted, contenders, plan, count)
+        contenders, plan, measured = _fitted(wanted, contenders, plan, count, started)
     if plan.tuned:
         for contender in contenders:  # what can't be drawn is refused before anything runs
             search.trials(contender.arm, plan, 0, {}, (), contender.whole)
-    return contenders, telling.with_words(contenders, plan), predicted
+    return contenders, telling.with_words(contenders, plan), measured
 
 
 def _as_long(contenders: list[Contender], before: Plan) -> list[Contender]:
@@ -125,11 +128,6 @@ def refuse_other(before: Plan | None, now: Plan, folder: Path, args: Sequence[st
             f"{folder} holds another comparison: {'; '.join(others)}; "
             f"for this one type {shlex.join(['normbench', 'compare', *typed, f'name={another(folder.name)}'])}"
         )
-    if len(now.seeds) < len(before.seeds):
-        raise ConfigError(
-            f"seeds={len(now.seeds)}: {folder} is planned with {len(before.seeds)} seeds, and seeds are never taken "
-            f"away; type seeds={len(before.seeds)}, or name={another(folder.name)}"
-        )
 
 
 def another(name: str) -> str:
@@ -145,25 +143,57 @@ def workers(wanted: Asked, contenders: Sequence[Contender]) -> int:
     return wanted.workers or pool.default_workers(max(contender.config.threads for contender in contenders))
 
 
-def timed(contenders: Sequence[Contender], plan: Plan, count: int) -> float:
-    """Seconds that the whole comparison takes, about."""
-    each = budget.costs(contenders, count)
-    return budget.seconds(plan, each, contenders[0].config.epochs, rounds.extra(contenders), count)
+def predicted(contenders: Sequence[Contender], plan: Plan, measured: budget.Measured, count: int) -> float:
+    """Seconds that training and report take, about."""
+    training = budget.seconds(plan, measured, contenders[0].config.epochs, rounds.extra(contenders), count)
+    return training + budget.reporting_s(telling.runs(contenders, plan), measured.slow)
 
 
-def _fitted(wanted: Asked, contenders: list[Contender], plan: Plan, count: int) -> tuple[list[Contender], Plan, float]:
-    """The plan that fits into the time, its arms, and the seconds that are predicted."""
+def earlier(before: Plan, wanted: Asked, contenders: Sequence[Contender], now: Plan, folder: Path) -> str:
+    """What is said where a folder holds a comparison already."""
+    words = [
+        f"{folder} holds this comparison: {_done(folder)} of at most {telling.runs(contenders, now)} runs are done"
+    ]
+    if wanted.budget_s is not None:
+        words.append(
+            f"its plan was made by an earlier call ({before.command}); name={another(folder.name)} makes one anew"
+        )
+    if "seeds" in wanted.given and wanted.seeds < len(before.seeds):
+        words.append(f"seeds={wanted.seeds}: it has {len(before.seeds)} seeds, and all of them are reported")
+    return "\n".join(words)
+
+
+def left(contenders: Sequence[Contender], plan: Plan, measured: budget.Measured, count: int, folder: Path) -> float:
+    """Seconds that what is not done yet takes, about."""
+    share = 1 - _done(folder) / telling.runs(contenders, plan)
+    return max(0.0, share) * predicted(contenders, plan, measured, count)
+
+
+def _done(folder: Path) -> int:
+    found = 0
+    for path in folder.glob("*/run.json"):
+        try:
+            found += records.read_run(path.parent)["state"] in records.DONE
+        except records.Damaged:  # named when its turn comes
+            continue
+    return found
+
+
+def _fitted(
+    wanted: Asked, contenders: list[Contender], plan: Plan, count: int, started: float
+) -> tuple[list[Contender], Plan, budget.Measured]:
+    """The plan that fits into the time, its arms, and what it was fitted by."""
     assert wanted.budget_s is not None
     typed = {"epochs"} if any("epochs" in contender.arm.choices for contender in contenders) else set()
     if wanted.search == "grid" or not any(arm.ranges for arm in plan.arms):
         typed |= {"trials"}  # not any number of them will do
     epochs, too = contenders[0].config.epochs, rounds.extra(contenders)
-    each = budget.costs(contenders, count)
-    plan, length = budget.fitting(plan, each, epochs, too, count, wanted.budget_s, wanted.given | typed)
+    measured, spent_s = budget.costs(contenders, count), time.monotonic() - started
+    plan, length = budget.fitting(plan, measured, epochs, too, count, wanted.budget_s, wanted.given | typed, spent_s)
     if "epochs" not in typed:
         contenders = with_epochs(contenders, length)
         plan = replace(plan, arms=tuple(contender.arm for contender in contenders))
-    return contenders, plan, budget.seconds(plan, each, length, too, count)
+    return contenders, plan, measured
 
 
 def with_epochs(contenders: Sequence[Contender], epochs: int) -> list[Contender]:

@@ -4,9 +4,10 @@ Each step follows from the plan and from what came of the runs before, so that a
 and is started again asks for the same runs.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -72,14 +73,20 @@ class Tuned:
         return math.fsum(found.values()) / len(found)
 
 
-def tune(contenders: Sequence[Contender], plan: Plan, train: Train) -> list[Tuned]:
-    """Every arm's trials, round by round."""
+def tune(
+    contenders: Sequence[Contender], plan: Plan, train: Train, fits: Callable[[int], bool] = lambda number: True
+) -> list[Tuned]:
+    """Every arm's trials, round by round. fits: whether there is time for a further round; where there is not, none of
+    the arms has it: `shortened`.
+    """
     found = [Tuned(contender) for contender in contenders]
     if not plan.tuned:
         for arm in found:
             arm.choose(plan)
         return found
     for number in range(plan.zoom + 1):
+        if number and not fits(number):
+            break
         asked = []
         for arm in found:
             box = search.shrunk(arm.contender.arm, arm.best, number) if number and arm.best else {}
@@ -89,6 +96,14 @@ def tune(contenders: Sequence[Contender], plan: Plan, train: Train) -> list[Tune
         for arm in found:
             arm.choose(plan)
     return found
+
+
+def shortened(plan: Plan, found: Sequence[Tuned]) -> Plan:
+    """The plan without the rounds that were left out."""
+    counts = list(itertools.accumulate(search.per_round(plan.trials, plan.zoom)))
+    had = {counts.index(len(arm.tried)) for arm in found} if plan.tuned else {plan.zoom}
+    (zoom,) = had  # every arm has the same
+    return plan if zoom == plan.zoom else replace(plan, trials=counts[zoom], zoom=zoom)
 
 
 def _round(found: Sequence[Tuned], asked: Sequence[list[tuple]], plan: Plan, train: Train, what: str) -> None:
@@ -129,7 +144,8 @@ def confirm(found: Sequence[Tuned], plan: Plan, train: Train) -> None:
     """Every arm's chosen setting on the seeds that are reported, and all at their baseline's learning rate."""
     settled = [(arm.contender, arm.best) for arm in found if arm.best is not None]
     settled += at_the_baselines(found)
-    configs = [contender.at(setting, seed) for contender, setting in settled for seed in plan.seeds]
+    # seed by seed: where the time ends first, what there is are pairs
+    configs = [contender.at(setting, seed) for seed in plan.seeds for contender, setting in settled]
     if configs:
         train("confirmation on fresh seeds", configs)
 

@@ -11,8 +11,12 @@ from normbench.words import several
 
 def runs(contenders: Sequence[Contender], plan: Plan) -> int:
     """How many at most."""
-    tuning = len(contenders) * plan.trials * len(plan.tune_seeds)
-    return tuning + (len(contenders) + sum(rounds.extra(contenders))) * len(plan.seeds)
+    return runs_of(plan, len(contenders), sum(rounds.extra(contenders)))
+
+
+def runs_of(plan: Plan, arms: int, extra: int) -> int:
+    """The same, of so many arms, some of which are trained at their baseline's rate, too."""
+    return arms * plan.trials * len(plan.tune_seeds) + (arms + extra) * len(plan.seeds)
 
 
 def told(contenders: Sequence[Contender], plan: Plan) -> str:

@@ -46,7 +46,7 @@ def _compared(study: Study) -> str:
 def _budget(used: pd.DataFrame) -> str:
     epochs, steps = _listed(used["epochs"]), _listed(f"{int(n):,}" for n in used["total_steps"])
     sizes = _listed(used["batch_size"])
-    return f"Each run trained for {epochs} epochs ({steps} steps) with batches of {sizes}."
+    return f"Each run trained for {epochs} epoch{'s' * (epochs != '1')} ({steps} steps) with batches of {sizes}."
 
 
 def _tuning(study: Study) -> str:
@@ -76,7 +76,8 @@ def _from(study: Study) -> str:
     if plan is not None:
         spans = {tuple(map(str, arm.ranges)) for arm in plan.arms}
         over = " and ".join(next(iter(spans))) if len(spans) == 1 else "ranges of its own given in the tuning protocol"
-        return f"by {plan.search} search over {over}, {plan.trials} trials for every arm"
+        more = f" ({'; '.join(plan.more)})" if plan.more else ""
+        return f"by {plan.search} search over {over}, {plan.trials} trials for every arm{more}"
     grids = {tuple(sorted({float(lr) for lr in arm.runs["lr"]})) for arm in study.arms}
     if len(grids) > 1 or study.options.tuned != (LR,):
         return "from those of its own given in the tuning protocol"

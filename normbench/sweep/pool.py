@@ -58,6 +58,7 @@ def run_all(
     timeout_s: float | None = None,
     fail_fast: bool = False,
     until: float | None = None,
+    in_order: bool = False,
     told: Callable[[int, Result], None] = lambda number, result: None,
     looked: Callable[[int, float | None], None] = lambda running, left_s: None,
 ) -> list[Result]:
@@ -74,6 +75,7 @@ def run_all(
         timeout_s: a run that takes longer is stopped, and can go on later; a stack has so long for each of its runs.
         fail_fast: after a failure nothing more is begun.
         until: when all is stopped as by Ctrl-C, on the clock of time.monotonic.
+        in_order: begin them as they are given, so that what is done at any time are the first of them.
         told: gets each result as it comes, with the number of its config.
         looked: gets now and then how many runs are being trained, and about how long all will take, if that is known.
 
@@ -83,7 +85,7 @@ def run_all(
     """
     results: list[Result] = [NotStarted("not started: another run failed before") for _ in configs]
     batches = stacks.batches(configs, workers if isinstance(workers, int) else len(workers))
-    queue = _Queue([configs[numbers[0]] for numbers in batches], [len(numbers) for numbers in batches])
+    queue = _Queue([configs[numbers[0]] for numbers in batches], [len(numbers) for numbers in batches], in_order)
     with contextlib.ExitStack() as ours:
         slots = ours.enter_context(Workers(min(workers, len(batches)))) if isinstance(workers, int) else workers
         with slots.stopping_at_errors(), _signals() as signals:
@@ -182,18 +184,19 @@ class Workers(Sequence["_Worker"]):
 class _Queue:
     """Which run, or stack of `widths` runs, comes next."""
 
-    def __init__(self, configs: Sequence[RunConfig], widths: Sequence[int] | None = None):
+    def __init__(self, configs: Sequence[RunConfig], widths: Sequence[int] | None = None, in_order: bool = False):
         self.kinds = [
             (kind(config), width) for config, width in zip(configs, widths or [1] * len(configs), strict=True)
         ]
         first = {self.kinds[i]: i for i in reversed(range(len(configs)))}  # one of each kind
         rest = [i for i in range(len(configs)) if first[self.kinds[i]] != i]
-        self.waiting = [*sorted(first.values()), *rest]
+        self.waiting = list(range(len(configs))) if in_order else [*sorted(first.values()), *rest]
+        self.in_order = in_order
         self.seconds: dict[tuple[str, int], float] = {}
 
     def take(self) -> int:
         number = self.waiting[0]
-        if self.kinds[number] in self.seconds:
+        if self.kinds[number] in self.seconds and not self.in_order:
             number = max(self.waiting, key=lambda i: self.seconds.get(self.kinds[i], 0.0))
         self.waiting.remove(number)
         return number
