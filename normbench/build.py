@@ -55,13 +55,18 @@ def optimizer(
     model: "nn.Module",
     head: "nn.Module | None" = None,
     norm_layers: "Iterable[nn.Module]" = (),
+    capturable: bool = False,
 ) -> "torch.optim.Optimizer":
     """The optimizer over all parameters, with torch's fused kernels where its class has them.
+
+    Args:
+        capturable: its steps are to be recorded (normbench/graph.py), if its class can.
 
     Raises:
         ConfigError: a setting that its class does not know, or a class that can't be stepped.
         normbench.norm.Impossible: it is for matrices, and the network has none.
     """
+    from normbench import fused
     from normbench.norm import Impossible
     from normbench.optimizer import matrices, norms_and_biases
 
@@ -76,6 +81,8 @@ def optimizer(
         )
     if "fused" in takes and not {"fused", "foreach"} & settings.keys():
         runtime["fused"] = True
+    if capturable and "capturable" in takes:
+        runtime["capturable"] = True
     if "lr" in takes and "lr" not in settings:  # its class has a default, which no table would show
         raise ConfigError("optimizer.lr must be given; type optimizer.lr=0.01")
     parameters: list[Any] = list(model.parameters())
@@ -89,6 +96,8 @@ def optimizer(
         ]
     made = part("optimizer", settings, parameters, **runtime)
     _check_optimizer(made, settings, takes)
+    if not capturable:  # what is recorded costs its Python once
+        fused.quick(made)
     return made
 
 
@@ -187,6 +196,7 @@ class Built:
     probe: "Probe"
     steps_per_epoch: int
     stack: int | None = None  # so many runs are trained together with it, itself among them (engine=stack)
+    captured: bool = False  # its step is recorded and replayed: engine=graph, and stacks on CUDA that can be
 
     def batches(self, steps: Iterable[int]) -> "Iterator[tuple[Tensor, Tensor]]":
         """The training batches of these steps, augmented and preprocessed: the same for a step, whoever asks."""
@@ -200,10 +210,11 @@ class Built:
                 draws = None if draws is None else draws.to(self.device)
                 drawn_for = epoch
             now = slice(position * size, (position + 1) * size)
-            x = images.index_select(0, order[now])
+            index = order[now]
+            x = images.index_select(0, index)
             if draws is not None:
                 x = self.augment(x, draws[now])
-            yield self.inputs.transform(x), labels.index_select(0, order[now])
+            yield self.inputs.transform(x), labels.index_select(0, index)
 
 
 def build(config: RunConfig) -> Built:
@@ -214,12 +225,16 @@ def build(config: RunConfig) -> Built:
     """
     import torch
 
-    from normbench import prepared
+    from normbench import graph, prepared
     from normbench.norm import Impossible
 
     device = choose_device(config.device)
     if config.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("amp=bf16 needs a GPU that computes in bfloat16, this one does not; try amp=none")
+    if config.engine == "graph" and device.type != "cuda":
+        raise ConfigError(
+            f"engine=graph records what a CUDA device does, and this run's is {device}; try engine=serial"
+        )
     data = resident(config, device)
     steps_per_epoch = len(data.train[1]) // config.batch_size  # the last partial batch is dropped
     if steps_per_epoch == 0:
@@ -249,7 +264,8 @@ def build(config: RunConfig) -> Built:
     norm = assembly.normalization(config.norm)
     assembled = assembly.assemble_or_say_why(config, norm, preprocess, data.sample(), len(data.classes))
     model = assembled.model.to(device)
-    made = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers)
+    capturable = device.type == "cuda" and config.engine != "serial"
+    made = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers, capturable)
     _check_scales(config, made)
     loss_fn = part("loss", config.loss)
     clip = part("clip", config.clip, **_head_for(config.clip, assembled.head))
@@ -279,6 +295,11 @@ def build(config: RunConfig) -> Built:
     _try_probe(built)
     if config.engine == "stack":
         support.check(built)
+    if config.engine == "graph":
+        graph.check(built)
+    built.captured = capturable and graph.why_not(built) is None
+    if capturable and not built.captured:
+        built.optimizer = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers)
     return built
 
 

@@ -24,7 +24,7 @@ NOT_IDENTITY = ("out", "name", "device", "threads", "progress", "checkpoint", "s
 
 
 NO_PROBE = {"name": "none", "_target_": "normbench.probe.none.NoProbe"}
-ENGINES = ("serial", "stack")
+ENGINES = ("serial", "stack", "graph")
 STATISTICS = ("ema", "population", "batch")  # with which normalizations may be evaluated; see evaluate.py
 NAME = r"[\w.+-]{1,64}"  # it is a folder's name, or a part of one
 

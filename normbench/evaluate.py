@@ -267,7 +267,8 @@ def _restored(folder: Path, options: Any) -> Built:
     from normbench.dataset import DataError
 
     record, content = checkpoint.of_run(folder)
-    config = from_dict({**record["config"], "device": options.device})
+    # a network is evaluated alike, whatever trained it, and on a CPU, too, if that was a graph on a GPU
+    config = from_dict({**record["config"], "device": options.device, "engine": "serial"})
     if options.data_root:
         if "root" not in config.dataset:
             raise ConfigError(f"dataset={config.dataset['name']} is in no folder; leave out --data-root")

@@ -76,8 +76,9 @@ def environment(config: RunConfig, built: Built) -> dict[str, Any]:
     import torch
 
     name = torch.cuda.get_device_name(built.device) if built.device.type == "cuda" else "cpu"
-    stack = {"stack": built.stack} if built.stack else {}
-    return {"torch": str(torch.__version__), "device": name, "threads": config.threads, **stack}
+    its = {"stack": built.stack} if built.stack else {}
+    its |= {"graph": True} if built.captured else {}
+    return {"torch": str(torch.__version__), "device": name, "threads": config.threads, **its}
 
 
 def count_parameters(built: Built) -> int:

@@ -288,6 +288,7 @@ class Attempt:
 
     def rows(self, bar: bool) -> Iterator[dict[str, Any]]:
         """Train; the rows as they are measured."""
+        from normbench import graph
         from normbench.train import train
 
         built = self.built
@@ -307,6 +308,7 @@ class Attempt:
             steps_per_epoch=built.steps_per_epoch,
             eval_every=self.eval_every,
             amp=built.amp,
+            captured=graph.capturing(built, built.optimizer, self.eval_every),
         )
 
     def batches(self, bar: bool) -> Iterator[tuple]:
@@ -342,7 +344,17 @@ class Attempt:
         return train.evaluate(built.model, built.inputs.transform, built.loss_fn, *part, batch_size=size, amp=built.amp)
 
     def by_statistics(self) -> dict[str, dict[str, float | None]]:
-        return evaluate.by_statistics(self.built, self.config.eval.statistics)
+        """As evaluate.by_statistics; with the running averages the last row tells of the validation images already."""
+        kinds, last = self.config.eval.statistics, self.progress.rows[-1]
+        found = evaluate.by_statistics(self.built, [kind for kind in kinds if kind != "ema"])
+        if "ema" in kinds:
+            loss, acc = self.on_test()
+            found["ema"] = {"val_loss": last["val_loss"], "val_acc": last["val_acc"]}
+            found["ema"] |= {"test_loss": records.finite_or_none(loss), "test_acc": acc}
+        return {kind: found[kind] for kind in kinds}
+
+    def on_test(self) -> tuple[float, float]:
+        return self.evaluate(self.built.inputs.split("test"))
 
     def finish(self) -> Outcome:
         progress = self.progress

@@ -13,6 +13,7 @@ from normbench.clip import Clip
 from normbench.schedule import Schedule
 
 Row = dict[str, float | None]
+Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # images and labels of a batch -> what Progress.window holds
 STEPS = (
     "train_loss", "train_acc", "grad_norm_mean", "grad_norm_max", "clip_frac", "clip_share", "clip_size_mean",
 )  # fmt: skip
@@ -52,6 +53,7 @@ def train(
     steps_per_epoch: int,
     eval_every: int,
     amp: torch.dtype | None = None,
+    captured: Callable[[Step], Step] = lambda step: step,
 ) -> Iterator[Row]:
     """Train on the batches; yield a row before the first step, after every `eval_every` steps and after the last.
 
@@ -62,8 +64,23 @@ def train(
     Args:
         measure: evaluates the model as it is; its numbers (train_eval_*, val_*) go into the row. Not timed.
         amp: the forward pass runs in this type where torch's autocast says that it may.
+        captured: makes of the step what is called in its place (normbench/graph.py).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        with autocast(x, amp):
+            logits = model(x)
+        loss = loss_fn(logits if amp is None else logits.float(), y)
+        for parameter in parameters:
+            parameter.grad = None  # what optimizer.zero_grad() does, without 6 % of an mlp's step spent around it
+        loss.backward()
+        clipped = clip(parameters)
+        optimizer.step()
+        clipped = clip.after_step(optimizer, clipped)
+        return loss.detach(), logits.argmax(1) == y, *clipped  # the hits are counted when the window is read
+
+    take = captured(step)
     initial = [remembered(group) for group in optimizer.param_groups]
     if not progress.rows:
         lr = (initial[0] | schedule.values(0, total_steps, [], initial[0]))["lr"]
@@ -78,19 +95,7 @@ def train(
     for x, y in batches:
         for group, its in zip(optimizer.param_groups, initial, strict=True):
             set_group(group, schedule.values(progress.step, total_steps, progress.rows, its))
-
-        with autocast(x, amp):
-            logits = model(x)
-        loss = loss_fn(logits if amp is None else logits.float(), y)
-        for parameter in parameters:
-            parameter.grad = None  # what optimizer.zero_grad() does, without 6 % of an mlp's step spent around it
-        loss.backward()
-        clipped = clip(parameters)
-        optimizer.step()
-        clipped = clip.after_step(optimizer, clipped)
-
-        hits = logits.argmax(1) == y  # counted when the window is read
-        progress.window.append((loss.detach(), hits, *clipped))
+        progress.window.append(take(x, y))
         progress.step += 1
         if progress.step % eval_every == 0 or progress.step == total_steps:
             steps = _read(progress.window)  # the only wait for the device

@@ -46,7 +46,7 @@ from typing import Any
 import benchmark_processes as processes
 import torch
 from benchmark_floor import floor_of
-from benchmark_processes import ENGINES, PEERS, SWEEPS, Machine, Workload
+from benchmark_processes import PEERS, SWEEPS, Machine, Workload
 from benchmark_tables import Table, as_markdown, as_text, cpu_name, load_average, tables
 
 from normbench.dataset import DataError
@@ -186,7 +186,7 @@ def part_same(sitting: Sitting) -> None:
         data, start = sitting.folder / f"same_{model}.npz", sitting.folder / f"start_{model}.npz"
         processes.write_data(workload, data, start, STEPS)
         results = {}
-        for engine in ENGINES:
+        for engine in processes.engines(device):
             its = processes.our_run(engine, workload, 0, device, cores, "eval.every_steps=1")
             results[ours(engine)] = its
         for name in sitting.wanted([n for n, peer in PEERS.items() if device in peer.devices]):
@@ -232,7 +232,9 @@ def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Calla
         return lambda cores: processes.peer_run(peer, sitting.machine, data, workload, seed, cores, *more)
 
     names = sitting.wanted([name for name, peer in PEERS.items() if device in peer.devices])
-    return {ours(engine): ours_on(engine) for engine in ENGINES} | {name: peer_on(name) for name in names}
+    return {ours(engine): ours_on(engine) for engine in processes.engines(device)} | {
+        name: peer_on(name) for name in names
+    }
 
 
 def best_loader(sitting: Sitting, workload: Workload) -> str:
@@ -277,7 +279,7 @@ def part_sweep(sitting: Sitting) -> None:
     device = sitting.args.device
     for number, model, its in sitting.rounds("sweep"):
         began, results, data = load_average(), {}, sitting.data_of(its.sweep)
-        names = [f"normbench {engine}" for engine in (*ENGINES, "stack")]
+        names = [f"normbench {engine}" for engine in (*processes.engines(device), "stack")]
         names += sitting.wanted([name for name, peer in SWEEPS.items() if device in peer.devices])
         for name in names if number % 2 else reversed(names):
             found: dict[str, Any] = {}

@@ -93,6 +93,11 @@ SWEEPS = {
 ENGINES = tuple(engine for engine in config.ENGINES if engine != "stack")  # those that train one run
 
 
+def engines(device: str) -> list[str]:
+    """Those that are tried there; graph is of CUDA alone."""
+    return [engine for engine in ENGINES if engine != "graph" or device == "cuda"]
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and with what the processes run. `python` is that of the peers with packages that normbench lacks."""

@@ -249,7 +249,7 @@ def test_one_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert "engine=stack does not serve this run: model=resnet" in capsys.readouterr().err
     assert not list(tmp_path.rglob("run.json"))
     assert cli.main(["train", *FAST, "engine=vector"]) == 2
-    assert "engine must be one of serial, stack, got 'vector'" in capsys.readouterr().err
+    assert "engine must be one of serial, stack, graph, got 'vector'" in capsys.readouterr().err
     assert cli.main(["train", *FAST, "engine=stack"]) == 0
     (folder,) = records.find_runs(tmp_path / "results")
     assert records.verify(folder)["environment"]["stack"] == 1

@@ -74,7 +74,7 @@ def scope(own: pd.DataFrame) -> str:
     for key, form in (
         ("model", "model {}"),
         ("dataset", "on {}"),
-        ("epochs", "{} epochs"),
+        ("epochs", "{} epochs" if own["epochs"].dropna().ne(1).any() else "{} epoch"),
         ("batch_size", "batch size {}"),
     ):
         if own[key].nunique() == 1:

@@ -27,6 +27,11 @@ EVIDENCE = (
     "difference of means",
 )  # fmt: skip
 MOST_RUNS = 500  # listed in a page; data/runs.csv has all
+DATA = {  # what is in data/
+    "runs": "every run found", "metrics": "every evaluation", "summary": "means and spreads of every setting",
+    "time_to_target": "when each run reached the target", "comparisons": "every verdict with its numbers",
+    "layers": "what probes measured in the layers",
+}  # fmt: skip
 FIRST = ("curves", "time_to_target")  # figures that come before the main table
 ANSWERS = "answers"  # the figure that leads the report of a claim which names none
 SYMBOLS = {
@@ -88,7 +93,7 @@ class Content:
     answers it.
 
     overview: all verdicts, where they are too many to read one by one. first: figures before the main table; rest:
-    those after it. missing: (figure, why it was not drawn).
+    those after it. missing: (figure, why it was not drawn). probed: whether there is data/layers.csv.
     """
 
     title: str
@@ -107,6 +112,12 @@ class Content:
     every_run: Table
     tested: "Tested | None" = None
     lead: tuple[Drawn, ...] = ()
+    probed: bool = False
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The files of data/, without `.csv`, and what is in each."""
+        return {name: text for name, text in DATA.items() if name != "layers" or self.probed}
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:
@@ -136,6 +147,7 @@ def content(study: Study, drawn: Sequence[Drawn], missing: Sequence[tuple[str, s
         notes.counts(study.runs, len(study.arms)), early, made,
         tuple(d for d in others if d not in early), tuple(missing), _failures(study), methods.paragraph(study),
         tuple(notes.all_notes(study)), tuple(_setup(study)), _every_run(study), tested, lead,
+        len(study.layers) > 0,
     )  # fmt: skip
 
 
@@ -347,8 +359,9 @@ def _config(runs: pd.DataFrame) -> dict[str, object]:
     """The config keys that all these runs have with one value; a class that comes with its name goes by that."""
     found = {}
     for name in map(str, runs):
-        values = runs[name]
-        if name.startswith("cfg.") and name != "cfg.seed" and values.notna().all() and values.map(str).nunique() == 1:
-            found[name[4:]] = values.iloc[0]
+        if name.startswith("cfg.") and name != "cfg.seed":
+            values = runs[name].unique()
+            if len(set(map(str, values))) == 1 and not pd.isna(values[0]):
+                found[name[4:]] = values[0]
     ours = ("normbench.", "torch.")
     return {k: v for k, v in found.items() if not (k.endswith("._target_") and str(v).startswith(ours))}

@@ -4,6 +4,7 @@ docs/schema.md says what each column is; tests/test_report_json.py compares it w
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -46,27 +47,29 @@ def summary(study: Study) -> pd.DataFrame:
         for _, part in arm.runs.groupby([*others, "lr"], sort=True):
             setting = {**arm.setting, **{key: part[key].iloc[0] for key in others}}
             setting["lr"] = study.used.loc[part.index[0], "lr"]  # empty where there is none
-            rows += [setting | _summary(study, part, metric) for metric in SCORES]
+            runs = {
+                name: part[name].to_numpy() for name in ("run_id", "state", "n_classes", "n_val", "n_test", *SCORES)
+            }
+            rows += [setting | _summary(study, runs, metric) for metric in SCORES]
     return pd.DataFrame(rows, columns=[*study.keys, *others, "lr", *SUMMARY])
 
 
-def _summary(study: Study, part: pd.DataFrame, metric: str) -> dict[str, object]:
-    done = int((part["state"] == "complete").sum())
-    values = np.array(part[metric], float)
-    lost = np.flatnonzero(part["state"] == "diverged")
-    runs = part.iloc[lost][["run_id", "n_classes"]].itertuples(index=False)
-    values[lost] = [_scored(study, metric, value, *run) for value, run in zip(values[lost], runs, strict=True)]
+def _summary(study: Study, runs: Mapping[str, np.ndarray], metric: str) -> dict[str, object]:
+    done = int((runs["state"] == "complete").sum())
+    values = np.array(runs[metric], float)
+    for i in np.flatnonzero(runs["state"] == "diverged"):
+        values[i] = _scored(study, metric, float(values[i]), str(runs["run_id"][i]), int(runs["n_classes"][i]))
     if np.isnan(values).any():  # no mean is taken over those that happen to have it
         return {"metric": metric, "n": len(values), "n_ok": done}
     images = SCORES[metric]
     with np.errstate(over="ignore", invalid="ignore"):  # losses near 1e200 have no finite square
-        return stats.summary(metric, values, n_ok=done, n_images=int(part[images].iloc[0]) if images else None)
+        return stats.summary(metric, values, n_ok=done, n_images=int(runs[images][0]) if images else None)
 
 
 def _scored(study: Study, metric: str, value: float, run_id: str, n_classes: int) -> float:
     """A diverged run as guessing, or as the loss that it began with: the one on validation data, test is read once."""
     if metric.endswith("_acc"):
-        return scored_accuracy(value, True, int(n_classes))
+        return scored_accuracy(value, True, n_classes)
     start = study.start_losses.get(run_id)
     return math.nan if start is None else scored_loss(value, start)
 

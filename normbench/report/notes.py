@@ -13,7 +13,7 @@ FEWEST_EXACT = 6  # pairs from which on an exact sign-flip test can give p < 0.0
 
 def all_notes(study: Study) -> list[str]:
     return [
-        *study.notes, *unselected(study), *warnings(study.runs, study.options.tune_seeds is not None),
+        *study.notes, *unselected(study), *warnings(study),
         *few_pairs(study), *resolution(study), *no_better(study), *never_clipped(study),
     ]  # fmt: skip
 
@@ -40,12 +40,11 @@ def unselected(study: Study) -> list[str]:
     ]
 
 
-def warnings(runs: pd.DataFrame, two_phases: bool = False) -> list[str]:
+def warnings(study: Study) -> list[str]:
     """Unequal or few seeds, but where some only choose; runs of several devices or versions."""
-    used = runs[runs["used"].astype(bool)]
+    used, setting, two_phases = study.used, study.setting, study.options.tune_seeds is not None
     if not len(used):
         return []
-    setting = settings(used)
     seeds = {tuple(sorted(part["seed"])) for _, part in used.groupby([setting[key] for key in setting], sort=False)}
     notes = []
     if len(seeds) > 1 and two_phases:

@@ -7,11 +7,6 @@ from normbench.report.figures import Drawn
 from normbench.report.paper import Table
 from normbench.report.tables import escaped, markdown
 
-DATA = {
-    "runs": "every run found", "metrics": "every evaluation", "summary": "means and spreads of every setting",
-    "time_to_target": "when each run reached the target", "comparisons": "every verdict with its numbers",
-}  # fmt: skip
-
 
 def page(content: Content, formats: Sequence[str]) -> str:
     """The report as Markdown; it links what is written in these formats."""
@@ -42,7 +37,7 @@ def page(content: Content, formats: Sequence[str]) -> str:
     head, *rest = _section(content.every_run, ())
     parts += [head, "<details><summary>Show the runs</summary>", *rest, "</details>"]
     if "csv" in formats:
-        links = [f"- [data/{name}.csv](data/{name}.csv): {text}" for name, text in DATA.items()]
+        links = [f"- [data/{name}.csv](data/{name}.csv): {text}" for name, text in content.data.items()]
         parts += ["## Data", "\n".join(links)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+import numpy as np
 import pandas as pd
 
 from normbench.report import exports, target
@@ -36,7 +37,7 @@ def to_target(study: Study) -> Table:
             found = crossed(study, arm, goals)
             if not found:
                 continue
-            peaks = [float(study.rows_of[i]["val_acc"].max()) for i in arm.reported.values()]
+            peaks = [float(np.fmax.reduce(study.track_of[i].value)) for i in arm.reported.values()]
             reached = sum(c.reached for c in found)
             texts = [percent(found[0].target), f"{reached}/{len(found)}",
                      *(times_text(found, unit) for unit in target.UNITS), f"{100 * max(peaks):.1f}"]  # fmt: skip

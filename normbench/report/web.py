@@ -15,7 +15,7 @@ from markupsafe import Markup
 from normbench.report import latex
 from normbench.report.content import Content
 from normbench.report.figures import KEYS, Drawn
-from normbench.report.page import DATA, data_of
+from normbench.report.page import data_of
 from normbench.report.style import WIDTH
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _page(content: Content, images: Mapping[str, Markup], formats: Sequence[str]
         rest=[_picture(d, images[d.name], formats) for d in content.rest],
         kinds=[kind for kind in ("csv", "tex", "md") if kind in formats],
         methods_tex=latex.escaped(content.methods),
-        data=DATA if "csv" in formats else {},
+        data=content.data if "csv" in formats else {},
     )
 
 

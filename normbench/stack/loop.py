@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normbench.stack.clips import Clips
 from normbench.stack.optimizers import Optimizers
-from normbench.train import Progress, Row, add_row, all_finite, averages_of, first_not_finite
+from normbench.train import Progress, Row, Step, add_row, all_finite, averages_of, first_not_finite
 
 Measured = Sequence[Mapping[str, float]]  # one a replica
 
@@ -27,6 +27,7 @@ def train(
     total_steps: int,
     steps_per_epoch: int,
     eval_every: int,
+    captured: Callable[[Step], Step] = lambda step: step,
 ) -> Iterator[list[Row | None]]:
     """Train on the batches; yield the replicas' rows when their serial runs would, None for those that diverged.
 
@@ -39,9 +40,23 @@ def train(
         measure: as for train(), of each replica.
         progresses: of each replica, all at the same step; in place of their windows there is
         window: what the steps since the last row measured, in each tensor one entry a replica.
+        captured: as for train().
     """
     parameters = list(network.parameters())
-    width, step = len(progresses), progresses[0].step
+    width = len(progresses)
+
+    def step_of_all(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        logits = split(network(x), width)
+        losses = each_loss(loss_fn, logits, y)
+        for parameter in parameters:
+            parameter.grad = None
+        losses.sum().backward()  # the gradient of each replica's loss: they share no weight
+        clipped = clips(parameters)
+        optimizers.step()
+        return losses.detach(), logits.max(1).indices == y, *clipped
+
+    take = captured(step_of_all)
+    step = progresses[0].step
     histories = [progress.rows for progress in progresses]
     if not progresses[0].rows:
         rows = []
@@ -57,15 +72,7 @@ def train(
     started = time.perf_counter()
     for x, y in batches:
         optimizers.set_to(step, total_steps, histories)
-        logits = split(network(x), width)
-        losses = each_loss(loss_fn, logits, y)
-        for parameter in parameters:
-            parameter.grad = None
-        losses.sum().backward()  # the gradient of each replica's loss: they share no weight
-        clipped = clips(parameters)
-        optimizers.step()
-
-        window.append((losses.detach(), logits.max(1).indices == y, *clipped))
+        window.append(take(x, y))
         step += 1
         for progress in progresses:
             progress.step = progress.step if _is_over(progress) else step

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from normbench import fused
 from normbench.optimizer.lion import Lion
 from normbench.schedule import Row, Schedule
 from normbench.train import remembered, set_group
@@ -61,6 +62,7 @@ class Optimizers:
         kind, count = type(optimizers[0]), len(optimizers[0].param_groups)
         takes = inspect.signature(kind).parameters
         self.optimizer = kind(groups, **{k: v for k, v in optimizers[0].defaults.items() if k in takes})
+        fused.quick(self.optimizer)
         made = self.optimizer.param_groups
         self.blocks = [
             Block(first, end, schedules[first], its, [remembered(group) for group in its])

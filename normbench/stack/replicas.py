@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from normbench import evaluate, manifest, records, run, streams
+from normbench import graph, manifest, run, streams
 from normbench.config import RunConfig
 from normbench.stack import layers, loop, support
 from normbench.stack.clips import Clips
@@ -86,7 +86,7 @@ class Replica(run.Attempt):
     place: int  # in the stack
     is_over = False
     row: loop.Row | None  # the latest
-    on_test: tuple[float, float]
+    tested: tuple[float, float]  # loss and accuracy on the test images
 
     random: Tensor | None = None  # the state of its own draws, where it goes on in the middle of an epoch
 
@@ -112,12 +112,10 @@ class Replica(run.Attempt):
 
     def by_statistics(self) -> dict[str, dict[str, float | None]]:
         self.stack.take(self.place)
-        kinds = self.config.eval.statistics
-        others = evaluate.by_statistics(self.built, [kind for kind in kinds if kind != "ema"])
-        (loss, acc), last = self.on_test, self.progress.rows[-1]
-        numbers = {"val_loss": last["val_loss"], "val_acc": last["val_acc"]}
-        ours = {"ema": {**numbers, "test_loss": records.finite_or_none(loss), "test_acc": acc}}
-        return {kind: (ours | others)[kind] for kind in kinds}
+        return super().by_statistics()
+
+    def on_test(self) -> tuple[float, float]:
+        return self.tested
 
 
 class Stack:
@@ -176,7 +174,7 @@ class Stack:
                 self.each(Replica.after)
             if any(r.progress.step == r.total_steps and not r.is_over for r in self.replicas):
                 for replica, found in zip(self.replicas, self.evaluate("test"), strict=True):
-                    replica.on_test = found
+                    replica.tested = found
             self.each(lambda replica: replica.end(replica.finish()))
         except KeyboardInterrupt:
             for replica in self.left():
@@ -216,6 +214,7 @@ class Stack:
             total_steps=first.total_steps,
             steps_per_epoch=built.steps_per_epoch,
             eval_every=first.eval_every,
+            captured=graph.capturing(built, self.optimizers.optimizer, first.eval_every),
         )
 
     def batches(self, bar: bool) -> Iterator[tuple[Tensor, Tensor]]:

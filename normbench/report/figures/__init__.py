@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 CLAIMED = ("answers", "along", "found", "importance", "shift", "ghosts")  # of runs that test a claim alone
 KEYS = (
     "curves", "time_to_target", "speedup_vs_target", "paired", "lr_sensitivity", "batch_size", "grid", "stability",
-    "tuning_budget", "search", "activations", "gradients", "cost", "gap", "landscape", *CLAIMED,
+    "tuning_budget", "search", "activations", "gradients", "depth", "cost", "gap", "landscape", *CLAIMED,
 )  # fmt: skip
 
 

@@ -95,9 +95,8 @@ def _draw(axis: Any, words: str, line: Sequence[tuple[float, Arm]], look: Mappin
             {"panel": title, "side": words, "value": at, "seed": s, "test_acc": v / 100} for s, v in values.items()
         ]
     x, y, low, high = np.array(means, float).T
-    axis.vlines(
-        x, np.maximum(low, 0), np.minimum(high, 100), color=look["color"], linewidth=1.0, alpha=0.7, label=f"_interval {words}"
-    )
+    low, high = np.maximum(low, 0), np.minimum(high, 100)
+    axis.vlines(x, low, high, color=look["color"], linewidth=1.0, alpha=0.7, label=f"_interval {words}")
     axis.plot(x, y, **look, label=words)
     return rows
 

@@ -1,0 +1,182 @@
+"""The pages of scripts/gallery.py: docs/claims.md and a part of the README. Pure."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from normbench.words import duration
+
+BEGIN, END = "<!-- scripts/gallery.py -->", "<!-- end -->"  # around the part of the README
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+FIRST = (  # what a newcomer asks first, in this order; these are in the README
+    "bn_speeds_training", "bn_allows_large_lr", "bn_forgives_initialization", "bn_rescues_saturation",
+    "bn_placement", "bn_replaces_dropout", "small_batches", "test_time_statistics", "covariate_shift",
+    "layernorm_in_rnn", "clipping_stops_explosion", "adam_vs_momentum", "random_beats_grid",
+)  # fmt: skip
+SHOWN = ("covariate_shift", "bn_allows_large_lr", "small_batches")  # with their pictures
+Entry = dict[str, Any]  # of claims.json
+Known = Mapping[str, Mapping[str, Any]]  # the claims as their files have them
+
+
+def page(gallery: Mapping[str, Any], known: Known) -> str:
+    """docs/claims.md: one table, then a section a claim."""
+    claims = [name for name, data in known.items() if "quick" in data]
+    parts = [INTRODUCTION, counted(gallery, claims), table(gallery, claims, known)]
+    papers = [name for name, data in known.items() if "paper" in data]
+    parts += ["## Papers' own settings", OF_PAPERS, papers_table(gallery, papers, known)]
+    for name in claims:
+        parts += section(name, gallery["claims"].get(name), known[name])
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """\
+# What the documents claim, and what came out
+
+<!-- made by scripts/gallery.py from results/gallery/claims.json; do not edit -->
+
+Every claim about normalization, clipping and optimizers in the documents is one command. `normbench reproduce NAME`
+trains it in minutes (`budget=full`: up to an hour), judges it, and writes a report that begins with what is shown here.
+
+- **✓ supported**: the 95% interval of every question's effect excludes no effect, in the direction that is claimed.
+- **✗ contradicted**: for at least one question it does so in the other direction, or lies wholly within the margin
+  below which nothing matters (0.5 pp of accuracy, a tenth of a time).
+- **? undecided**: these runs cannot tell. More seeds might.
+
+A verdict holds for the data, the network and the budget that stand beside it. Every arm is told at its own best
+learning rate, chosen without the seed that is reported; test data are read once. Times are asked about at 70, 80 and
+85% validation accuracy, for every claim. Times of training are seconds of one CPU core, all runs together."""
+
+OF_PAPERS = (
+    "`budget=paper` is a paper's own setting, as far as normbench has it: PASS, FAIL or NOT COMPARABLE with what was "
+    "published, by rules that were fixed beforehand (normbench/report/published.py). Another data set or setting, as "
+    "CIFAR-10 from JPEG files, is NOT COMPARABLE, whatever comes out. What it costs is an estimate."
+)
+
+
+def counted(gallery: Mapping[str, Any], claims: Sequence[str]) -> str:
+    found = [gallery["claims"][name] for name in claims if name in gallery["claims"]]
+    verdicts = Counter(made["verdict"] for made in found)
+    full = sum(made["budget"] == "full" for made in found)
+    told = ", ".join(f"{verdicts[word]} {word}" for word in SYMBOLS if verdicts[word])
+    missing = len(claims) - len(found)
+    return (
+        f"Of {len(claims)} claims {told or 'none was run'}"
+        + (f", {missing} not run" if missing and told else "")
+        + f"; {full} at full budget, {len(found) - full} at the quick one (marked *quick*: fewer seeds and images)."
+    )
+
+
+def verdict(made: Entry | None) -> str:
+    """As in "✗ contradicted (quick): 4 ✓, 1 ✗, 1 ?", where a claim has several questions."""
+    if made is None:
+        return "not run"
+    counts = Counter(answer["verdict"] for answer in told(made))
+    several = ", ".join(f"{counts[word]} {symbol}" for word, symbol in SYMBOLS.items() if counts[word])
+    quick = " *(quick)*" if made["budget"] == "quick" else ""
+    return f"{SYMBOLS[made['verdict']]} {made['verdict']}{quick}" + (f": {several}" if counts.total() > 1 else "")
+
+
+def told(made: Entry) -> list[Entry]:
+    """The answers that tell anything; all where none does."""
+    return [answer for answer in made["answers"] if answer["state"] != "REFUSED"] or made["answers"]
+
+
+def effect(made: Entry | None) -> str:
+    """Of the first question that decides the verdict: one that is contradicted, or undecided, if the claim is."""
+    if made is None or not made["answers"]:
+        return ""
+    found = told(made)
+    first = next((answer for answer in found if answer["verdict"] == made["verdict"]), found[0])
+    name = first["asked"].partition(", claimed")[0].partition(", along")[0]
+    place = f", {first['where']}" if first["where"] else ""
+    return f"{name}, {first['of']} against {first['than']}{place}: {first['effect']}"
+
+
+def table(gallery: Mapping[str, Any], claims: Sequence[str], known: Known) -> str:
+    header = ("Claim", "Document", "Verdict, of how many questions", "What decides it [95% CI]", "Seeds", "Data",
+              "Command", "Training")  # fmt: skip
+    rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for name in claims:
+        made = gallery["claims"].get(name)
+        runs = made["runs"] if made else {}
+        cells = [
+            f"[{name}](#{name})", str(known[name]["source"]), verdict(made), effect(made), str(runs.get("seeds", "")),
+            ", ".join(runs.get("dataset", ())), command(name, made), duration(runs["train_s"]) if runs else "",
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(rows)
+
+
+def papers_table(gallery: Mapping[str, Any], papers: Sequence[str], known: Known) -> str:
+    rows = ["| Claim | Published | What came out | Expected cost | Command |", "|" + "---|" * 5]
+    for name in papers:
+        made, data = gallery["papers"].get(name), known[name]["paper"]
+        came = f"**{made['paper']['state']}**: {made['paper']['words']}" if made else "not run"
+        cells = [name, data["says"], came, data["cost"], f"`normbench reproduce {name} budget=paper`"]
+        rows.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(rows)
+
+
+def command(name: str, made: Entry | None) -> str:
+    return f"`normbench reproduce {name}{' budget=full' if made and made['budget'] == 'full' else ''}`"
+
+
+def cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def section(name: str, made: Entry | None, data: Mapping[str, Any]) -> list[str]:
+    """A claim: its words, verdict, picture, what was asked and answered, and what to make of it."""
+    words = {
+        key: " ".join(str((made or data).get(key) or "").split())
+        for key in ("claim", "source", "words", "remark", "number")
+    }
+    said = f"{words['source'][:1].upper()}{words['source'][1:]}" + (f": {words['words']}." if words["words"] else ".")
+    parts = [f"## {name}", f"**{words['claim']}**", said]
+    parts += [f"The document's own numbers: {words['number']}."] if words["number"] else []
+    if made is None:
+        return [*parts, f"Not run. `normbench reproduce {name}`", *([words["remark"]] if words["remark"] else [])]
+    runs = made["runs"]
+    commits = ", ".join(f"{commit[:7]}{'-dirty' if commit.endswith('-dirty') else ''}" for commit in made["commits"])
+    parts.append(
+        f"**{verdict(made)}** on {', '.join(runs['dataset'])} ({', '.join(runs['model'])}): {runs['n']} runs of "
+        f"{runs['seeds']} seeds, {duration(runs['train_s'])} of training, torch {', '.join(made['torch'])}"
+        + (f", commit {commits}." if commits else ".")
+    )
+    if made["picture"]:
+        parts += [f"![{words['claim'].rstrip('.')}](../results/gallery/{made['picture']})", made["caption"]]
+    rows = ["| Compared | Question | Effect [95% CI] | Answer |", "|---|---|---|---|"]
+    for answer in made["answers"]:
+        compared = f"{answer['of']} against {answer['than']}" + (f", {answer['where']}" if answer["where"] else "")
+        rows.append(f"| {' | '.join(map(cell, (compared, answer['asked'], answer['effect'], answer['verdict'])))} |")
+    parts += ["\n".join(rows)] if made["answers"] else []
+    parts += [f"*What to make of it.* {words['remark']}"] if words["remark"] else []
+    return [*parts, command(name, made)]
+
+
+def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
+    """The README with its part between the markers made anew.
+
+    Raises:
+        SystemExit: it has no markers.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"README.md has no {BEGIN} ... {END}")
+    claims = [name for name, data in known.items() if "quick" in data]
+    rows = ["| Claimed | What came out, of how many questions | What decides it [95% CI] |", "|---|---|---|"]
+    for name in FIRST:
+        made = gallery["claims"].get(name)
+        sentence = " ".join(str(known[name]["claim"]).split())
+        rows.append(
+            f"| {cell(f'[{sentence}](docs/claims.md#{name})')} | {cell(verdict(made))} | {cell(effect(made))} |"
+        )
+    pictures = []
+    for name in SHOWN:
+        made = gallery["claims"].get(name)
+        if made and made["picture"]:
+            pictures.append(f"![{' '.join(made['claim'].split())}](results/gallery/{made['picture']})")
+    parts = [counted(gallery, claims), "\n".join(rows), *pictures]
+    return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}"

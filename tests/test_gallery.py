@@ -1,0 +1,158 @@
+"""The gallery: from reports to claims.json, docs/claims.md and the README, one claim at a time; and what is kept."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import write_run
+
+from normbench import claim, reproduce
+from normbench.report import main as report
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import gallery  # pyright: ignore[reportMissingImports]
+
+    yield gallery
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A folder with the report of bn_placement's runs, made up, as budget=quick: before the activation is better."""
+    folder = tmp_path_factory.mktemp("runs") / "bn_placement_quick"
+    for activation in ("relu", "sigmoid"):
+        for placement, final in (("pre", 0.85), ("post", 0.8)):
+            for seed in range(3):
+                early = 0.75 if placement == "pre" else 0.5
+                write_run(folder, steps=(0, 20, 40, 60, 80, 100), accuracies=(0.1, 0.5, early, 0.75, final, final),
+                          losses=[1.0] * 6, seed=seed, norm="bn", model__placement=placement,
+                          model__activation=activation)  # fmt: skip
+    claim.write(folder, claim.made("bn_placement", reproduce.known()["bn_placement"], "quick"))
+    assert report([str(folder), "--format", "json,svg,png", "--only", "curves,answers"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(gallery, tmp_path, monkeypatch):
+    """The script with a gallery, a page and a README of its own, where nothing was run."""
+    (tmp_path / "README.md").write_text("# It\n\n<!-- scripts/gallery.py -->\nold\n<!-- end -->\n\nMore.\n")
+    for name, path in {"ROOT": "", "GALLERY": "gallery", "PAGE": "claims.md", "README": "README.md"}.items():
+        monkeypatch.setattr(gallery, name, tmp_path / path)
+    return tmp_path
+
+
+def test_the_pages_are_what_claims_json_says(gallery, capsys):
+    assert gallery.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_every_picture_is_there_and_all_are_small(gallery):
+    found = gallery.read(gallery.GALLERY / "claims.json")
+    made = [*found["claims"].values(), *found["papers"].values()]
+    pictures = {entry["picture"] for entry in made} - {""}
+    assert all((gallery.GALLERY / name).stat().st_size <= 700_000 for name in pictures)
+    assert all((gallery.GALLERY / name).stat().st_size <= gallery.MOST_SVG for name in pictures if name.endswith("svg"))
+    every = [path for path in gallery.GALLERY.iterdir() if path.suffix in (".svg", ".png")]
+    assert sum(path.stat().st_size for path in every) <= gallery.MOST_ALL
+    assert {path.name for path in every} <= pictures | {"optimizers.png"}
+
+
+def test_a_claim_is_added_with_its_picture_and_its_numbers(gallery, place, reported, capsys):
+    assert gallery.main([str(reported)]) == 0
+    told = json.loads((reported / "report" / "report.json").read_text())["claim"]
+    made = json.loads((place / "gallery" / "claims.json").read_text())["claims"]["bn_placement"]
+    assert (made["verdict"], made["runs"]["n"], made["runs"]["seeds"]) == (told["verdict"], 12, 3)
+    assert [answer["effect"] for answer in made["answers"]] == [answer["effect"] for answer in told["answers"]]
+    assert (place / "gallery" / made["picture"]).read_text().count("<svg") == 1
+    page, readme = (place / "claims.md").read_text(), (place / "README.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| [bn_placement]"))
+    assert "✓ supported *(quick)*" in row
+    assert told["answers"][0]["effect"] in row
+    assert "| 3 | synthetic |" in row or "| 3 |" in row
+    assert f"](../results/gallery/{made['picture']})" in page
+    assert "old" not in readme
+    assert readme.startswith("# It\n")
+    assert readme.endswith("<!-- end -->\n\nMore.\n")
+    assert "✓ supported *(quick)*" in readme
+    assert page.count("\nNot run. ") == 34
+    assert gallery.main(["--check"]) == 0
+    (place / "claims.md").write_text(page.replace("supported", "contradicted"))
+    assert gallery.main(["--check"]) == 1
+    assert "out of date: claims.md" in capsys.readouterr().out
+
+
+def budget(folder, tmp_path, name):
+    """The same report as another budget's."""
+    made = json.loads((folder / "report" / "report.json").read_text())
+    made["claim"]["budget"] = name
+    if name == "paper":
+        made["claim"]["paper"] = {"state": "PASS", "words": "it is", "says": "91%", "cost": "1 h"}
+    other = tmp_path / name / "report"
+    other.mkdir(parents=True)
+    (other / "report.json").write_text(json.dumps(made))
+    return other.parent
+
+
+def test_the_full_budget_goes_before_the_quick_one(gallery, place, reported, tmp_path, capsys):
+    full = budget(reported, tmp_path, "full")
+    for folders in ([reported], [full], [reported]):
+        assert gallery.main([str(folder) for folder in folders]) == 0
+    made = json.loads((place / "gallery" / "claims.json").read_text())["claims"]["bn_placement"]
+    assert (made["budget"], made["picture"]) == ("full", "")
+    assert "kept with budget=full" in capsys.readouterr().out
+    text = (place / "claims.md").read_text()
+    assert "normbench reproduce bn_placement budget=full" in text
+    assert not list((place / "gallery").glob("bn_placement.*")), "a picture of the quick budget beside full numbers"
+
+
+def test_a_papers_budget_has_a_place_of_its_own(gallery, place, reported, tmp_path):
+    assert gallery.main([str(budget(reported, tmp_path, "paper"))]) == 0
+    found = json.loads((place / "gallery" / "claims.json").read_text())
+    assert (found["claims"], list(found["papers"])) == ({}, ["bn_placement"])
+    assert "| not run |" in (place / "claims.md").read_text()
+
+
+def test_a_folder_without_a_claim_is_named(gallery, place, tmp_path):
+    with pytest.raises(SystemExit, match="has no report that can be read"):
+        gallery.main([str(tmp_path)])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text('{"claim": null}')
+    with pytest.raises(SystemExit, match="the report of no claim"):
+        gallery.main([str(tmp_path)])
+
+
+def test_a_large_svg_is_shown_as_png(gallery, tmp_path):
+    figures = tmp_path / "report" / "figures"
+    figures.mkdir(parents=True)
+    (figures / "curves.svg").write_text("<svg>" + "x" * gallery.MOST_SVG + "</svg>")
+    (figures / "curves.png").write_bytes(b"png")
+    assert gallery.picture(tmp_path, "curves", tmp_path, "it") == "it.png"
+    (figures / "curves.svg").write_text(
+        '<svg><metadata>\n<a/></metadata><path d="M 1.23456789 L 2.5 3,0.001234"/></svg>'
+    )
+    assert gallery.picture(tmp_path, "curves", tmp_path, "it") == "it.svg"
+    assert (tmp_path / "it.svg").read_text() == '<svg><path d="M 1.23 L 2.5 3,0.00"/></svg>'
+    assert not (tmp_path / "it.png").exists()
+
+
+def test_what_stands_in_a_table_cannot_break_it(gallery):
+    from gallery_pages import counted, effect, verdict  # pyright: ignore[reportMissingImports]
+
+    assert verdict(None) == "not run"
+    none = {"asked": "steps to 80%, claimed to be lower", "effect": "–", "where": "", "state": "REFUSED",
+            "verdict": "undecided", "of": "norm=bn", "than": "norm=none"}  # fmt: skip
+    good = none | {"asked": "test accuracy, claimed to be higher", "effect": "+1 pp [+0.5, +1.5]", "state": "BETTER",
+                   "verdict": "supported", "where": "model=mlp"}  # fmt: skip
+    bad = good | {"effect": "-1 pp [-1.5, -0.5]", "verdict": "contradicted", "where": ""}
+    made = {"verdict": "contradicted", "budget": "quick", "answers": [none, good, bad]}
+    assert verdict(made) == "✗ contradicted *(quick)*: 1 ✓, 1 ✗"
+    assert effect(made) == "test accuracy, norm=bn against norm=none: -1 pp [-1.5, -0.5]"
+    assert effect(made | {"verdict": "supported"}).endswith("norm=none, model=mlp: +1 pp [+0.5, +1.5]")
+    assert verdict(made | {"budget": "full", "answers": [bad]}) == "✗ contradicted"
+    assert effect({"answers": []}) == ""
+    assert counted({"claims": {}}, ["a", "b"]).startswith("Of 2 claims none was run; 0 at full budget")
