@@ -2,9 +2,10 @@
 
     python scripts/search_study.py --out FOLDER [--seeds 12] [--workers 1] [--figure docs/fair_comparison_real.png]
 
-Trains a table once (mlp with bn on fashion_mini, 2 epochs, 17 learning rates times 9 momenta, as stacks); the same command
-again goes on, and what is done is not trained again. Then searches are drawn from it, each of their settings being the
-nearest place of the table: two seeds choose by validation accuracy, the other ones tell by test accuracy what is chosen.
+Trains a table once (mlp with bn on fashion_mini, 2 epochs, 17 learning rates times 9 momenta, as stacks); the same
+command again goes on, and what is done is not trained again. Then searches are drawn from it, each of their settings
+being the nearest place of the table: two seeds choose by validation accuracy, the other ones tell by test accuracy what
+is chosen.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def nearest(span: Range, place: float) -> int:
     return round(min(max(place, 0.0), 1.0) * (LEVELS[span] - 1))
 
 
-# -------------------------------------------------------------------------------------------------------------- the runs
+# ------------------------------------------------------------------------------------------------------------- the runs
 
 
 def train(out: Path, seeds: int, workers: int) -> Table:
