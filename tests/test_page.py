@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -298,6 +299,28 @@ def test_latex_sets_text_as_it_is():
         r"a\_b & -- & \begin{tabular}[t]{@{}r@{}}\textbf{2.0x}\\\scriptsize \textbf{{[}1.0x, 3.0x{]}}\end{tabular} & "
         r"\textbf{90 $\pm$ 1} \\"
     )
+
+
+def test_latex_tables_are_narrow():
+    """What all rows share is in the caption, intervals are in the cell of their mean, arms below what they share."""
+    rows = tuple(
+        (Cell(norm), Cell(optimizer), Cell("0.1"), Cell("80 ± 1", norm == "bn"), Cell("[79, 81]"), Cell("–"), Cell(end))
+        for optimizer, end in (("adam", "3/3"), ("sgd", "2/3")) for norm in ("none", "bn")
+    )  # fmt: skip
+    header = ("norm", "optimizer", "Learning rate", "Test accuracy, %", "95% CI", "Ratio", "Finished")
+    made = Table("main", "T", "Means.", header, rows, 2, pd.DataFrame())
+    lines = latex.table(made).splitlines()
+    assert lines[2] == r"\caption{Means. In all rows: learning rate: 0.1.}"
+    assert lines[4] == r"\begin{tabular}{lrr}"
+    assert [line for line in lines if "itshape" in line] == [
+        rf"\multicolumn{{3}}{{l}}{{\itshape optimizer={name}}} \\" for name in ("adam", "sgd")
+    ]
+    interval = r"\begin{tabular}[t]{@{}r@{}}80 $\pm$ 1\\\scriptsize {[}79, 81{]}\end{tabular}"
+    assert lines[9] == rf"\quad none & {interval} & 3/3 \\"
+    alike = replace(made, header=("norm", "n", "How"), heads=1, rows=((Cell("a"), Cell("3"), Cell("b" * 9)),) * 2)
+    assert latex.table(alike).count(r" & 3 \\") == 2  # a table of names alone would be none
+    assert "In all rows: how: bbbbbbbbb." in latex.table(alike)
+    assert latex.paragraph("fashion_mini") == "fashion\\_\\allowbreak{}mini\n"
 
 
 def test_the_template_ships_and_is_no_longer_than_it_must_be():

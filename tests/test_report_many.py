@@ -1,9 +1,12 @@
 """Reports of many runs: what was read is kept and never stale, several processes draw, pages stay small."""
 
 import importlib
+import io
 import json
 import math
 import os
+import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ import pandas as pd
 import pytest
 from drawn import dots, read
 from fakes import write_run
+from fontTools.subset import Options
+from fontTools.ttLib import TTFont
 from matplotlib.figure import Figure
 
 from normbench import app, records, report
-from normbench.report import cache, captions, collect, drawing, tables, web
+from normbench.report import cache, captions, collect, drawing, style, tables, web
 from normbench.report.captions import MOST_SEED_LINES
 from normbench.report.figures import _arms
 
@@ -279,6 +284,17 @@ def test_letters_that_the_font_lacks_are_no_error(tmp_path):
         for norm in ("none", "\u5f52\u4e00\u5316"):
             write_run(root, seed=seed, norm=norm)
     assert "\u5f52\u4e00\u5316" in made(root)["report.html"].decode()
+
+
+def test_the_fonts_of_a_pdf_are_whole_but_for_the_layout_of_text():
+    figure = Figure()
+    figure.text(0.1, 0.5, "Steps", weight="bold")
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", style.rendered(figure, "one", "One.")["pdf"], re.S)
+    data = [zlib.decompress(stream) for stream in streams if stream[:1] == b"x"]
+    (font,) = (TTFont(io.BytesIO(one)) for one in data if one[:4] == b"\0\1\0\0")
+    assert {"glyf", "hmtx", "loca"} <= set(font.keys())
+    assert not {"GSUB", "GPOS", "GDEF"} & set(font.keys())
+    assert "GSUB" not in Options._drop_tables_default
 
 
 # --------------------------------------------------------------------------------------------------- the cost script

@@ -17,6 +17,7 @@ SIGNS = {
 }  # fmt: skip
 INTERVAL = re.compile(r"(?:(.+?) )?(\[[^\[\]]*, [^\[\]]*\])")  # as in "2.04x [1.95x, 2.12x]"
 CI = "95% CI"  # the header of a column of intervals
+SHORT = 8  # letters up to which a cell takes little room
 LONG = 16  # letters from which on a cell is a paragraph, if no word of it is longer
 PLAIN = {"'": "'", '"': "''", "`": "`"}  # the three signs of quotation need no package in this form
 
@@ -24,6 +25,11 @@ PLAIN = {"'": "'", '"': "''", "`": "`"}  # the three signs of quotation need no 
 def escaped(text: str) -> str:
     """Text that LaTeX sets as it is; what pdflatex has no letter for is named by its number, as in [U+4E2D]."""
     return "".join(_sign(sign) for sign in " ".join(text.split()))
+
+
+def paragraph(text: str) -> str:
+    """Text that may be broken after an underscore, too: long names would stick out of a column."""
+    return escaped(text).replace(r"\_", r"\_\allowbreak{}") + "\n"
 
 
 def _sign(sign: str) -> str:
@@ -80,6 +86,8 @@ def _alike(made: Table) -> Table:
     """Without the columns that have the same in every row: the caption says it."""
     columns = list(zip(*made.rows, strict=True))
     alike = [j for j, cells in enumerate(columns) if j >= made.heads and len(made.rows) > 1 and len(set(cells)) == 1]
+    if len(alike) == len(made.header) - made.heads:  # a table of names alone would be none
+        alike = [j for j in alike if len(columns[j][0].text) > SHORT]
     told = [f"{made.header[j].lower()}: {text}" for j in alike if (text := columns[j][0].text) != MISSING]
     kept = [j for j in range(len(made.header)) if j not in alike]
     return replace(
@@ -116,7 +124,7 @@ def _cell(cell: Cell) -> str:
     if not interval:
         text = rf"\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text)
         breaks = len(cell.text) > LONG >= max(map(len, re.split(r"[\s-]", cell.text)))
-        return rf"\parbox[t]{{6em}}{{\raggedright {text}}}" if breaks else text
+        return rf"\parbox[t]{{6em}}{{\raggedright {text}\strut}}" if breaks else text
     parts = [escaped(part) for part in interval.groups() if part]
     parts = [rf"\textbf{{{part}}}" if cell.bold else part for part in parts]
     return _stacked("t", [*parts[:-1], rf"\scriptsize {parts[-1]}"])

@@ -40,7 +40,7 @@ def _tables(made: Content) -> dict[str, bytes]:
         found[f"tables/{name}.md"] = page.table(table).encode()
         found[f"tables/{name}.tex"] = latex.table(table).encode()
     if made.methods:
-        found["tables/methods.tex"] = (latex.escaped(made.methods) + "\n").encode()
+        found["tables/methods.tex"] = latex.paragraph(made.methods).encode()
     return found
 
 

@@ -67,7 +67,10 @@ def tuning_flags(baseline: Selection, variant: Selection) -> dict[Flag, str]:
     if "same seeds" in (baseline.how, variant.how):
         flags[Flag.SAME_SEEDS] = "keep some seeds for the report alone"
     if any(s.how == "leave-one-seed-out" and s.unstable for s in (baseline, variant)):
-        settings = [f"{name}: {len(s.counts)} settings" for name, s in (("baseline", baseline), ("variant", variant))]
+        settings = [
+            f"{name}: {len(s.counts)} setting{'s' * (len(s.counts) != 1)}"
+            for name, s in (("baseline", baseline), ("variant", variant))
+        ]
         flags[Flag.UNSTABLE_CHOICE] = f"{', '.join(settings)}; confirm on fresh seeds"
     return flags
 
