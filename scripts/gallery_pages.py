@@ -41,7 +41,8 @@ trains it in minutes (`budget=full`: up to an hour), judges it, and writes a rep
 - **✓ supported**: the 95% interval of every question's effect excludes no effect, in the direction that is claimed.
 - **✗ contradicted**: for at least one question it does so in the other direction, or lies wholly within the margin
   below which nothing matters (0.5 pp of accuracy, a tenth of a time).
-- **? undecided**: these runs cannot tell. More seeds might.
+- **? undecided**: these runs cannot tell, or too many reservations stand against what they seem to say: a best rate
+  at the end of those tried, a choice that hangs on one seed, evaluations far apart. More seeds and rates might tell.
 
 A verdict holds for the data, the network and the budget that stand beside it. Every arm is told at its own best
 learning rate, chosen without the seed that is reported; test data are read once. Times are asked about at 70, 80 and
