@@ -265,7 +265,7 @@ def test_counts_above_a_panel_are_as_short_as_they_must_be():
     )  # fmt: skip
     assert _arms._strip_texts(axis, far) == ([{1.0: "20/60", 50.0: "20/60"}, {1.0: "5/60"}], "diverged runs")
     assert _arms._strip_texts(axis, near) == ([{1.0: "20", 10.0: "20"}, {1.0: "5"}], "diverged runs of 60")
-    assert _arms._strip_texts(axis, nearest) == ([{2.0: "40/120"}, {2.0: "5/60"}], "diverged runs in all")
+    assert _arms._strip_texts(axis, nearest) == ([{2.0: "40/120"}, {2.0: "5/60"}], "diverged runs, where any did")
 
 
 def test_a_page_with_too_many_figures_leaves_out_the_last_and_says_where_they_are(tmp_path, monkeypatch):

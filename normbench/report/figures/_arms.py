@@ -192,7 +192,7 @@ def _strip_texts(axis: Axes, strip: Strip) -> tuple[list[dict[float, str]], str]
         if fits and widest + 0.03 <= room:
             return texts, what
     sums = [[sum(values) for values in zip(*counts.values(), strict=True)] for *_, counts in strip]
-    return [{places[len(places) // 2]: f"{k}/{n}"} for k, n in sums], "diverged runs in all"
+    return [{places[len(places) // 2]: f"{k}/{n}"} for k, n in sums], "diverged runs, where any did"
 
 
 def diverged_counts(rows: pd.DataFrame, x: str) -> dict[float, tuple[int, int]]:

@@ -20,6 +20,7 @@ from normbench.report.style import RC, WIDTH, text_width
 ROW, HEAD, GAP, FOOT, TOP, MOST_LABEL, COLUMN = 0.23, 0.2, 0.06, 0.42, 0.2, 2.2, 0.62
 ROW_TEXT = ("axes fraction", "data")
 BESIDE = ("median", "reached", "diverged")
+CROWDED = 12  # seeds of a row whose marks cover each other: without white edges, and the median above them
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -115,6 +116,8 @@ def _row(
     _sheet.note(axis, text, (0, y), (-6, 0), ROW_TEXT, ha="right", va="center", fontsize=size, linespacing=1.1)
     low, high = axis.get_xlim()
     drawn = [c for _, c in sorted(crossings.items())][:few]
+    crowded = len(drawn) > CROWDED
+    look |= {"markeredgecolor": look["color"]} if crowded else {}
     times = np.array([getattr(c, unit) for c in drawn])
     x = np.where(np.isfinite(times), np.clip(times, low, high), high)
     up = y + np.linspace(-1, 1, len(drawn)) * ROW * 0.3 * (len(drawn) > 1)
@@ -127,7 +130,8 @@ def _row(
     middle = _median(crossings, unit)
     if math.isfinite(middle):
         bar = [y - ROW * 0.42, y + ROW * 0.42]
-        axis.plot([max(middle, low)] * 2, bar, color=look["color"], linewidth=1.6, zorder=2, label="_median")
+        axis.plot([max(middle, low)] * 2, bar, color=look["color"], linewidth=1.6, zorder=4 if crowded else 2,
+                  label="_median")  # fmt: skip
     told = {
         "median": "–" if not crossings else f"{middle:,.5g}" if middle < 1000 else f"{middle:,.0f}",
         "reached": f"{sum(c.reached for c in crossings.values())}/{len(crossings)}" if crossings else "no run",
