@@ -164,6 +164,8 @@ def test_where_all_diverge_the_smallest_is_chosen(contenders):
     made = contenders("norm=none,bn")
     found = rounds.tune(made, plan_of(*(c.arm for c in made)), lambda what, configs: [0.1] * len(configs))
     assert [one.best for one in found] == [(min(setting[0] for setting in one.tried),) for one in found]
+    said = ending.ledger(found, plan_of(*(c.arm for c in made)))
+    assert said.count("all its trials came out alike: diverged or untrained") == 2
 
 
 def test_started_again_it_asks_for_the_same_runs(contenders):
@@ -388,7 +390,9 @@ def test_a_range_of_one_choice_goes_before_that_of_all(contenders):
         (["norm=none,bn", "seed=1"], "the runs' seeds are the comparison's"),
         (["norm=none,bn", "stop_epoch=1"], "every run goes to its end"),
         (["norm=none,bn", "trails=4"], "did you mean trials"),
-        (["norm=none,bn", "trials=0"], "trials must be a whole number >= 1, got 0"),
+        (["norm=none,bn", "trials=0"], "trials must be a whole number from 1 to 1,000,000, got 0"),
+        (["norm=none,bn", "tune.optimizer.lr"], "tune.optimizer.lr needs a range, as tune.optimizer.lr='log(1e-4,1)'"),
+        (["norm=none,bn", "tune.=log(1,2)"], "what is tuned is a setting of a group"),
         (["norm=none,bn", "trials=1"], "can't be split over 2 rounds"),
         (["norm=none,bn", "seeds=1001"], "seeds must be a whole number from 1 to 1,000"),
         (["norm=none,bn", "search=bayes"], "search must be quasirandom, random, grid"),

@@ -13,6 +13,7 @@ from normbench import plan as plans
 from normbench import records
 from normbench.cli import main
 from normbench.sweep import pool
+from normbench.verify import verify
 
 TINY = ["norm=none,bn", "dataset=synthetic", "batch_size=32", "epochs=2", "model.hidden=[8]"]
 
@@ -55,6 +56,24 @@ def test_a_comparison_from_the_command_to_its_verdict(tmp_path, monkeypatch, cap
     assert "it had zoom=1, now zoom=0" in capsys.readouterr().err
 
 
+def test_as_stacks_every_trial_is_its_serial_run(tmp_path, monkeypatch, capsys):
+    """Rounds, halving and confirmation: the runs of an arm are trained together, and come out as by themselves."""
+    monkeypatch.chdir(tmp_path)
+    args = ["engine=stack", "trials=3", "zoom=0", "tune_seeds=1", "seeds=3", "halving=2", "hydra.launcher.workers=1"]
+    assert main(["compare", *TINY, *args]) == 0
+    assert "trials, to epoch 1: 6 runs, 0 done before" in capsys.readouterr().out
+    folder = tmp_path / "results/compare"
+    records_ = {path.parent: records.read_run(path.parent) for path in sorted(folder.glob("*/run.json"))}
+    complete = [place for place, record in records_.items() if record["state"] == "complete"]
+    assert {record["environment"]["stack"] for record in records_.values()} > {3}
+    for place in complete[::4]:
+        found = verify(place)
+        assert found.problems == ()
+        assert found.last_loss < 1e-4
+    with open(folder / "report/data/comparisons.csv") as file:
+        assert {row["n_pairs"] for row in csv.DictReader(file) if row["metric"] == "test_acc"} == {"3"}
+
+
 def test_at_the_deadline_what_is_trained_is_stopped(compose, tmp_path):
     config = compose("dataset=synthetic", "batch_size=32", "epochs=100000", f"out={tmp_path}")
     with pytest.raises(pool.TimeUp):
@@ -63,19 +82,23 @@ def test_at_the_deadline_what_is_trained_is_stopped(compose, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 2), (signal.SIGTERM, 6), (signal.SIGKILL, 10)])
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [(signal.SIGKILL, 2), (signal.SIGTERM, 6), (signal.SIGKILL, 6), (signal.SIGKILL, 10), (signal.SIGKILL, "report"),
+     (signal.SIGTERM, "report")],
+)  # fmt: skip
 def test_killed_in_each_phase_and_started_again_the_report_is_the_same(number, after, tmp_path, uninterrupted):
-    """4 runs in round 1, 4 in round 2, then at least 6 for the confirmation."""
+    """4 runs in round 1, 4 in round 2, then at least 6 for the confirmation, then the report's files."""
     command, expected, runs = uninterrupted
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     folder = tmp_path / "results/compare"
-    while done(folder) < after:
+    while not any(folder.glob("report/*")) if after == "report" else done(folder) < after:
         assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert not (folder / "report").exists()
+    assert after == "report" or not (folder / "report").exists()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert accuracies(folder) == expected

@@ -139,7 +139,7 @@ def _refuse_unknown(planned: Sequence[jobs.Job], tune: Mapping[str, str]) -> Non
             hint = f"did you mean tune.{there[0]}? " if there else ""
             raise ConfigError(
                 f"tune.{key}: {hint}what is tuned is a setting of a group, as tune.optimizer.lr, or of one choice, as "
-                f"tune.optimizer.sgd.lr; several values of another key are arms: {key}=A,B"
+                f"tune.optimizer.sgd.lr; several values of another key are arms, as epochs=5,10"
             )
         parts = [getattr(job.config, group) for job in planned]
         if choice and not (parts := [part for part in parts if part["name"] == choice[0]]):

@@ -52,7 +52,7 @@ def _at_least(least: int, most: int = 1_000_000) -> tuple[Callable[[str], Any], 
     def read(text: str) -> int | None:
         return int(text) if re.fullmatch(r"\d{1,9}", text) and least <= int(text) <= most else None
 
-    return read, f"a whole number from {least} to {most:,}" if most < 1_000_000 else f"a whole number >= {least}"
+    return read, f"a whole number from {least} to {most:,}"
 
 
 def _seconds(text: str) -> float | None:
@@ -93,7 +93,7 @@ def read(args: Sequence[str]) -> Asked:
     flags, pairs = _split(args)
     pairs = _study(pairs.pop("study", None)) | pairs
     own = {key: value for key, value in pairs.items() if key in _OWN}
-    tune = {key.removeprefix("tune."): _unquoted(v) for key, v in pairs.items() if key.startswith("tune.")}
+    tune = {key.removeprefix("tune."): _range(key, v) for key, v in pairs.items() if key.startswith("tune.")}
     rest = {key: value for key, value in pairs.items() if key not in own and not key.startswith("tune.")}
     for key, words in _TAKEN.items():
         if key in rest:
@@ -164,8 +164,11 @@ def _is_flat(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def _unquoted(text: str | None) -> str:
-    return (text or "").strip().strip("'\"")
+def _range(key: str, text: str | None) -> str:
+    plain = (text or "").strip().strip("'\"")
+    if not plain:
+        raise ConfigError(f"{key} needs a range, as {key}='log(1e-4,1)', or {key}=null: not tuned")
+    return plain
 
 
 def _own(key: str, text: str | None) -> Any:

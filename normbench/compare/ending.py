@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from normbench import plan as plans
-from normbench.compare import rounds, search, space
+from normbench.compare import rounds, search, space, telling
 from normbench.compare.arms import Contender
 from normbench.compare.asked import FIRST_TUNE_SEED
 from normbench.compare.launch import Launch
@@ -61,7 +61,7 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
     """What each arm was given, and what was chosen."""
     if not plan.tuned:
         return "nothing is tuned: every arm is reported as it is"
-    seeds = ", ".join(map(str, plan.tune_seeds))
+    seeds = telling.seeds(plan.tune_seeds)
     lines = ["chosen:"]
     width = max(len(arm.contender.name) for arm in found)
     for arm in found:
@@ -74,7 +74,9 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
         counts = counts if arm.finished == len(arm.tried) else f"{arm.finished} {short} of {counts}"
         words = arm.contender.words(arm.best)
         end = "; at the end of what was tried: " + ", ".join(e.setting for e in arm.edges) if arm.edges else ""
-        lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over seeds {seeds}{end}")
+        lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over {seeds}{end}")
+        if len(arm.scores) > 1 and len({score for own in arm.scores.values() for score in own.values()}) == 1:
+            lines.append(f"  {' ' * width}  all its trials came out alike: diverged or untrained; try another range")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from normbench.compare import rounds, search, space
 from normbench.compare.arms import Contender
 from normbench.plan import Plan
+from normbench.report.planning import FEWEST
 from normbench.words import several
 
 
@@ -29,10 +30,15 @@ def told(contenders: Sequence[Contender], plan: Plan) -> str:
         narrower = f", after the first in 1/{search.SHRINK} of the ranges round the best" if plan.zoom else ""
         lines.append(
             f"each: {several(plan.trials, f'{plan.search} trial')} ({counts}{narrower}), "
-            f"chosen by the mean validation accuracy at the end over seeds {', '.join(map(str, plan.tune_seeds))}"
+            f"chosen by the mean validation accuracy at the end over {seeds(plan.tune_seeds)}"
         )
-    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {_epochs(contenders)} a run")
+    few = "" if len(plan.seeds) >= FEWEST else f"; below {FEWEST} seeds there is no verdict"
+    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {_epochs(contenders)} a run{few}")
     return "\n".join([*lines, *plan.more])
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    return f"seed{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
 
 
 def _epochs(contenders: Sequence[Contender]) -> str:
