@@ -35,7 +35,9 @@ def test_a_panel_a_moment_and_the_mean_is_geometric(tmp_path):
         probed(tmp_path, lambda step, i: 1.0, norm="bn", seed=seed)
     (made,) = depth.draw(seen(tmp_path))
     first, _, last = made.figure.axes
-    assert [axis.get_ylabel() for axis in made.figure.axes] == ["At step 0", "At step 10", "At step 100"]
+    assert [axis.get_ylabel() for axis in made.figure.axes] == [
+        f"RMS of an activation's input, step {step}" for step in STEPS
+    ]
     assert {axis.get_yscale() for axis in made.figure.axes} == {"log"}
     assert len({axis.get_ylim() for axis in made.figure.axes}) == 1
     assert marks(first, "none, adam") == [((0, 1, 2), pytest.approx((2, 4, 8)))]  # of 1, 2, 4 and 4, 8, 16

@@ -21,7 +21,7 @@ from normbench.report.style import RC, WIDTH, mean_look, norm_looks, optimizer_d
 
 MEASURES = {  # kind and stat of layers.csv: the y axis, and what it is
     ("pre_act", "rms"): (
-        "RMS of the activation's input",
+        "RMS of an activation's input",
         "Root mean square of what goes into each activation, over units, images and positions of a fixed batch,",
     ),
     ("grad", "norm_mean"): (
@@ -81,7 +81,7 @@ def _page(
         if row.title:
             sheet.heading(axes[0], row.title)
         for axis, step in zip(axes, steps, strict=False):
-            _axis(axis, f"At step {step:,}", limits, table, sheet)
+            _axis(axis, f"{MEASURES[measure][0]}, step {step:,}", limits, table, sheet)
             at = table[table["step"] == step]
             points = {str(i): part.sort_values("layer_index") for i, part in at.groupby("run_id")}
             for line in row.lines:
