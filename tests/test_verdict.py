@@ -254,7 +254,7 @@ def test_tuning_says_what_is_wrong_with_it():
 def test_a_choice_that_depends_on_the_seed_left_out_is_flagged():
     moved = replace(chosen(), counts={(0.1,): 3, (0.2,): 2})
     flags = verdict.tuning_flags(moved, chosen())
-    assert flags == {Flag.UNSTABLE_CHOICE: "baseline: 2 settings, variant: 1 settings; confirm on fresh seeds"}
+    assert flags == {Flag.UNSTABLE_CHOICE: "baseline: 2 settings, variant: 1 setting; confirm on fresh seeds"}
     two_phases = replace(moved, how="tune/confirm")
     assert verdict.tuning_flags(two_phases, chosen()) == {}
 
