@@ -264,6 +264,8 @@ def build(config: RunConfig) -> Built:
     norm = assembly.normalization(config.norm)
     assembled = assembly.assemble_or_say_why(config, norm, preprocess, data.sample(), len(data.classes))
     model = assembled.model.to(device)
+    if config.channels_last:
+        _lay_out(model, config.model["name"])
     capturable = device.type == "cuda" and config.engine != "serial"
     made = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers, capturable)
     _check_scales(config, made)
@@ -301,6 +303,21 @@ def build(config: RunConfig) -> Built:
     if capturable and not built.captured:
         built.optimizer = optimizer(config.optimizer, model, assembled.head, assembled.norm_layers)
     return built
+
+
+def _lay_out(model: "nn.Module", name: str) -> None:
+    """Put the channels of its kernels innermost in memory; what a convolution makes of an image is laid out like them.
+
+    Raises:
+        normbench.norm.Impossible: it has no convolutions.
+    """
+    import torch
+
+    from normbench.norm import Impossible
+
+    if not any(parameter.dim() == 4 for parameter in model.parameters()):
+        raise Impossible(f"channels_last=true is for convolutions, and model={name} has none; try channels_last=false")
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in torch's stubs
 
 
 def _try_probe(built: Built) -> None:

@@ -72,6 +72,7 @@ class RunConfig:
     batch_size: int = MISSING
     engine: str = "serial"  # also of runs whose files are older than the key
     amp: str = MISSING
+    channels_last: bool = False  # as engine: older than the key
     eval: Eval = MISSING
     device: str = MISSING
     threads: int = MISSING
@@ -107,6 +108,7 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "batch_size": (lambda v: v >= 1, _WHOLE, "64"),
     "engine": (lambda v: v in ENGINES, f"one of {', '.join(ENGINES)}", "serial"),
     "amp": (lambda v: v in ("none", "bf16"), "none or bf16", "bf16"),
+    "channels_last": (lambda v: True, "true or false", "true"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
     "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
     "eval.statistics": (
@@ -364,8 +366,9 @@ def _show(value: Any) -> str:
 def identity(config: Mapping[str, Any]) -> str:
     """What makes a run this run, as canonical text: equal for equal settings, however they were typed."""
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    if settings.get("engine") == "serial":  # the reference: as if there were no other
-        del settings["engine"]
+    for key, before in (("engine", "serial"), ("channels_last", False)):  # the reference: as if there were no other
+        if settings.get(key, before) == before:
+            settings.pop(key, None)
     settings["dataset"] = {k: v for k, v in settings["dataset"].items() if f"dataset.{k}" not in NOT_IDENTITY}
     return json.dumps(_numbers_as_floats(settings), sort_keys=True)
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gallery_pages import Entry, in_readme, page
+from gallery_pages import Entry, in_readme, page  # pyright: ignore[reportMissingImports]
 
 from normbench import reproduce
 

@@ -178,6 +178,8 @@ def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
     for name in SHOWN:
         made = gallery["claims"].get(name)
         if made and made["picture"]:
-            pictures.append(f"![{' '.join(made['claim'].split())}](results/gallery/{made['picture']})")
+            sentence = " ".join(str(known[name]["claim"]).split())
+            pictures.append(f"**{sentence}** {verdict(made)} ([all of it](docs/claims.md#{name}))")
+            pictures.append(f"![{sentence}](results/gallery/{made['picture']})")
     parts = [counted(gallery, claims), "\n".join(rows), *pictures]
     return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}"

@@ -2,10 +2,10 @@
 
     python scripts/search_study.py --out FOLDER [--seeds 12] [--workers 1] [--figure docs/fair_comparison_real.png]
 
-Trains two tables once, as stacks: mlp with bn on fashion_mini, 2 epochs, 17 learning rates times 9 momenta of
-momentum, and 17 learning rates of adam. The same command again goes on, and what is done is not trained again. Then
-searches are drawn from them, each of their settings being the nearest place of the table: two seeds choose by
-validation accuracy, the other ones tell by test accuracy what is chosen.
+Trains three tables once, as stacks: mlp on fashion_mini, 2 epochs; with bn 17 learning rates times 9 momenta of
+momentum, and 17 learning rates of adam with bn and without. The same command again goes on, and what is done is not
+trained again. Then searches are drawn from them, each of their settings being the nearest place of the table: two seeds
+choose by validation accuracy, the other ones tell by test accuracy what is chosen.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -32,14 +33,21 @@ from normbench.report.selection import scored_accuracy
 ADAM_LR = Range("optimizer.lr", "log", 1e-5, 0.1)  # as conf/optimizer/adam.yaml has it
 LEVELS = {LR: 17, BETA: 9, ADAM_LR: 17}  # a quarter of a decade apart; of 1 - momentum 0.29 of one
 USUAL = {LR: 0.01, BETA: 0.9, ADAM_LR: 0.001}  # of what is not tuned: the optimizers' defaults
-SPANS = {"momentum": (LR, BETA), "adam": (ADAM_LR,)}
+TABLES = {  # name: what is typed beside the settings, what was varied
+    "momentum": ("optimizer=momentum norm=bn", (LR, BETA)), "adam": ("optimizer=adam norm=bn", (ADAM_LR,)),
+    "adam_none": ("optimizer=adam norm=none", (ADAM_LR,)),
+}  # fmt: skip
+SEARCHES = {  # title: table, what is tuned
+    "momentum with bn: lr and momentum": ("momentum", (LR, BETA)), "momentum with bn: lr": ("momentum", (LR,)),
+    "adam with bn: lr": ("adam", (ADAM_LR,)), "adam without a norm: lr": ("adam_none", (ADAM_LR,)),
+}  # fmt: skip
 REPEATS = 100  # searches of each way for each pair of seeds
 MOVED = "grid, moved at random"
 BUDGETS = {1: (4, 8, 16), 2: (4, 9, 16, 36)}  # by how many settings are tuned
 Place = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """spans: what was varied. val, test: final accuracies, (a level of each span ..., seeds); a diverged run counts as
     guessing.
@@ -82,17 +90,17 @@ def nearest(span: Range, place: float) -> int:
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 
-def train(optimizer: str, out: Path, seeds: int, workers: int) -> Table:
+def train(name: str, out: Path, seeds: int, workers: int) -> Table:
     """The table, as far as it is not trained yet."""
-    spans = SPANS[optimizer]
+    parts, spans = TABLES[name]
     typed = [f"{span.key}={','.join(map(str, levels(span)))}" for span in spans]
     command = [
-        sys.executable, "-m", "normbench", "train", "-m", "engine=stack", f"optimizer={optimizer}", *typed,
+        sys.executable, "-m", "normbench", "train", "-m", "engine=stack", *parts.split(), *typed,
         f"seed=range(0,{seeds})", "epochs=2", "checkpoint.keep=none", "progress=false", f"out={out}",
-        f"name={optimizer}", f"hydra.launcher.workers={workers}",
+        f"name={name}", f"hydra.launcher.workers={workers}",
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    runs = collect([out / optimizer])[0]
+    runs = collect([out / name])[0]
     shape = (*(LEVELS[span] for span in spans), seeds)
     val, test = np.full(shape, np.nan), np.full(shape, np.nan)
     used: pd.DataFrame = runs.loc[runs["used"].astype(bool)]
@@ -110,7 +118,8 @@ def train(optimizer: str, out: Path, seeds: int, workers: int) -> Table:
 # --------------------------------------------------------------------------------------------------------- the searches
 
 
-def found(table: Table, ranges: Sequence[Range], method: str, trials: int, zoom: int) -> np.ndarray:
+@cache
+def found(table: Table, ranges: tuple[Range, ...], method: str, trials: int, zoom: int) -> np.ndarray:
     """(pairs,) test accuracy of what searches choose, by the seeds that did not; the mean over REPEATS.
 
     ranges: of what is tuned, on any scale; the rest has its usual value.
@@ -176,7 +185,7 @@ def rows(title: str, corner: str, columns: Sequence[object], body: dict[str, lis
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def methods(table: Table, title: str, ranges: Sequence[Range]) -> Lines:
+def methods(table: Table, title: str, ranges: tuple[Range, ...]) -> Lines:
     budgets, lines, body = BUDGETS[len(ranges)], Lines(), {}
     for name, method, zoom in (*METHODS, (MOVED, MOVED, 0)):
         lost = [table.below(found(table, ranges, method, n, zoom)) for n in budgets]
@@ -186,7 +195,7 @@ def methods(table: Table, title: str, ranges: Sequence[Range]) -> Lines:
     return lines
 
 
-def differences(table: Table, title: str, ranges: Sequence[Range]) -> None:
+def differences(table: Table, title: str, ranges: tuple[Range, ...]) -> None:
     """Pairs of ways, pair of seeds by pair of seeds."""
     budgets, body = BUDGETS[len(ranges)], {}
     two, one, random = ("quasirandom", 1), ("quasirandom", 0), ("random", 0)
@@ -199,22 +208,24 @@ def differences(table: Table, title: str, ranges: Sequence[Range]) -> None:
     rows(f"What one finds more than the other, pp: {title}", "", [f"{n} trials" for n in budgets], body)
 
 
-def scales(tables: dict[str, Table]) -> None:
-    """Random search on the scale of the range, and uniform between its ends."""
-    body = {}
+def scales(tables: dict[str, Table]) -> Lines:
+    """Random search on the scale of the range, and uniform between its ends: what the linear scale loses."""
+    body, lines = {}, Lines()
     for name, optimizer, spans, other in (
-        ("lr of momentum, 1e-4 to 1", "momentum", (LR,), LR), ("lr of adam, 1e-5 to 0.1", "adam", (ADAM_LR,), ADAM_LR),
-        ("momentum, 0.8 to 0.999, at lr 0.01", "momentum", (BETA,), BETA),
-        ("lr and momentum, lr linear", "momentum", (LR, BETA), LR),
-        ("lr and momentum, momentum linear", "momentum", (LR, BETA), BETA),
+        ("momentum with bn: lr", "momentum", (LR,), LR), ("adam with bn: lr", "adam", (ADAM_LR,), ADAM_LR),
+        ("adam without a norm: lr", "adam_none", (ADAM_LR,), ADAM_LR),
+        ("momentum at lr 0.01", "momentum", (BETA,), BETA), ("both, lr linear", "momentum", (LR, BETA), LR),
+        ("both, momentum linear", "momentum", (LR, BETA), BETA),
     ):  # fmt: skip
-        linear, table = [Range(s.key, "linear", s.low, s.high) if s == other else s for s in spans], tables[optimizer]
-        body[name] = []
+        linear = tuple(Range(s.key, "linear", s.low, s.high) if s == other else s for s in spans)
+        table, body[name], lines[name] = tables[optimizer], [], []
         for n in (4, 16):
             lost = [table.below(found(table, ranges, "random", n, 0)) for ranges in (spans, linear)]
             body[name] += [*map(told, lost), told(lost[1] - lost[0], "+")]
+            lines[name].append((n, *interval(lost[1] - lost[0])))
     columns = [f"{n} trials, {way}" for n in (4, 16) for way in ("its scale", "linear", "difference")]
     rows("Below the best of the table, pp: the scale, random search", "tuned", columns, body)
+    return lines
 
 
 def expected(table: Table) -> None:
@@ -247,8 +258,8 @@ def surface(name: str, table: Table) -> None:
 STYLES = (("o-", "black"), ("s--", "#0072B2"), ("^:", "#D55E00"), ("D-.", "#009E73"), ("v-", "#CC79A7"))
 
 
-def draw(tables: dict[str, Table], drawn: dict[str, Lines], path: Path) -> None:
-    figure, axes = plt.subplots(2, 2, figsize=(8.4, 6.2), constrained_layout=True)
+def draw(tables: dict[str, Table], drawn: dict[str, Lines], linear: Lines, path: Path) -> None:
+    figure, axes = plt.subplots(2, 3, figsize=(11.4, 6.2), constrained_layout=True)
     for ax, (title, lines) in zip(axes.ravel(), drawn.items(), strict=False):
         for number, (name, points) in enumerate(lines.items()):
             trials, middle, half = map(np.array, zip(*points, strict=True))
@@ -260,12 +271,25 @@ def draw(tables: dict[str, Table], drawn: dict[str, Lines], path: Path) -> None:
         ax.set_xticks(ticks, [str(n) for n in ticks])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("pp below the best of the table")
-    axes[1, 0].set_ylabel("pp below the best of the table")
+    for row in axes:
+        row[0].set_ylabel("pp below the best of the table")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    _heat(axes[1, 1], tables["momentum"])
+    _scales(axes[1, 1], linear)
+    _heat(axes[1, 2], tables["momentum"])
     figure.savefig(path, dpi=110)
     print(f"\nwrote {path} ({path.stat().st_size / 1000:.0f} kB)")
+
+
+def _scales(ax: Axes, lines: Lines) -> None:
+    for number, name in enumerate(reversed(lines)):
+        for aside, (form, colour), (n, middle, half) in zip((0.12, -0.12), STYLES, lines[name], strict=False):
+            label = f"{n} trials" if number == 0 else None
+            ax.errorbar(middle, number + aside, xerr=half, fmt=form[0], color=colour, ms=4, lw=1.1, label=label)
+    ax.set_yticks(range(len(lines)), list(reversed(lines)), fontsize=8)
+    ax.axvline(0, color="grey", lw=0.6)
+    ax.set(title="what a linear scale loses", xlabel="pp")
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _heat(ax: Axes, table: Table) -> None:
@@ -273,7 +297,7 @@ def _heat(ax: Axes, table: Table) -> None:
     ax.set_xticks(range(0, LEVELS[LR], 4), [f"{value:g}" for value in levels(LR)[::4]])
     ax.set_yticks(range(0, LEVELS[BETA], 2), [f"{value:g}" for value in levels(BETA)[::2]])
     ax.plot(*table.best, "*", color="white", ms=11, mec="black")
-    ax.set(title="the table of momentum: test accuracy, %", xlabel="lr", ylabel="momentum")
+    ax.set(title="momentum with bn: test accuracy, %", xlabel="lr", ylabel="momentum")
     ax.figure.colorbar(image, ax=ax, extend="min")  # type: ignore[union-attr]
 
 
@@ -286,21 +310,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 4 or options.seeds % 2:
         parser.error(f"--seeds must be an even number >= 4, got {options.seeds}")
-    tables = {name: train(name, options.out, options.seeds, options.workers) for name in SPANS}
+    tables = {name: train(name, options.out, options.seeds, options.workers) for name in TABLES}
     for name, table in tables.items():
         surface(name, table)
     print("\nBelow: mean and half of a 95 % interval over pairs of seeds.")
     drawn = {}
-    for title, optimizer, ranges in (
-        ("lr and momentum of momentum", "momentum", (LR, BETA)), ("lr of momentum", "momentum", (LR,)),
-        ("lr of adam", "adam", (ADAM_LR,)),
-    ):  # fmt: skip
-        drawn[title] = methods(tables[optimizer], title, ranges)
-        differences(tables[optimizer], title, ranges)
-    scales(tables)
+    for title, (name, ranges) in SEARCHES.items():
+        drawn[title] = methods(tables[name], title, ranges)
+        differences(tables[name], title, ranges)
+    linear = scales(tables)
     expected(tables["momentum"])
     if options.figure:
-        draw(tables, drawn, options.figure)
+        draw(tables, drawn, linear, options.figure)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import normbench.app
 import normbench.evaluate
 import normbench.report
 import normbench.status
-from normbench import assembly, checkpoint, cli, manifest, train  # noqa: F401 - imported before the fork
+from normbench import assembly, checkpoint, cli, fused, graph, manifest, train  # noqa: F401 - imported before the fork
 
 PR_SET_PTRACER, ANY = 0x59616D61, -1
 
@@ -45,14 +45,14 @@ def count_steps(path: str) -> None:
     with open(path, "a+b") as file:
         file.truncate(8)
         counter = mmap.mmap(file.fileno(), 8)
-    step = torch.optim.SGD.step
+    step = fused._Step.__call__  # what training calls; torch's own step it calls only at first
 
-    def counted(self, *args):
+    def counted(self):
         value = int.from_bytes(counter[:], "little") + 1
         counter[:] = value.to_bytes(8, "little")
-        return step(self, *args)
+        return step(self)
 
-    torch.optim.SGD.step = counted
+    fused._Step.__call__ = counted
 
 
 def start(request: dict, gos: dict[int, int]) -> int:

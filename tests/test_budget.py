@@ -148,7 +148,7 @@ class Machine:
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(budget, "costs", self.costs)
         monkeypatch.setattr(Launch, "__call__", lambda launch, what, configs: self.train(launch, what, configs))
-        monkeypatch.setattr(Launch, "has_time_for", lambda launch, runs: self.now + runs * self.a_run <= launch.until)
+        monkeypatch.setattr(Launch, "has_time_for", lambda launch, runs: self.now + runs * self.a_run <= self.until)
         monkeypatch.setattr(ending, "_report", self.report)
 
     @property
@@ -160,15 +160,15 @@ class Machine:
         return self.measured
 
     def train(self, launch, what, configs):
-        self.epochs = configs[0].epochs
+        self.epochs, self.until = configs[0].epochs, launch.ends - budget.report_s(launch.runs, self.measured.slow)
         each, runs = self.a_run, {config.folder: config for config in configs}
         self.runs |= runs.keys()
-        done = min(len(runs), max(0, int((launch.until - self.now) / each)))
+        done = min(len(runs), max(0, int((self.until - self.now) / each)))
         if what.startswith("confirmation"):
             seeds = [config.seed for config in list(runs.values())[:done]]
             self.seeds = sum(seeds.count(seed) == len(runs) / len({c.seed for c in configs}) for seed in set(seeds))
         if done < len(runs):
-            self.now = launch.until + pool.LOOK_S + pool.GRACE_S
+            self.now = self.until + pool.LOOK_S + pool.GRACE_S
             raise pool.TimeUp
         self.now += done * each
         return [0.5 + 1e-6 * (number * 7919 % 1000) for number in range(len(configs))]

@@ -89,15 +89,16 @@ def differences(ours, theirs):
     return weights, max(numbers)
 
 
-def assert_equal_to_serial(configs, optimizer, exact=1e-12):
+def assert_equal_to_serial(configs, optimizer, exact=1e-12, in_rows=None):
     most = exact if optimizer in EXACT else 1e-6
+    in_rows = in_rows or most * (1 if optimizer in EXACT else 10)
     for ours, config in zip(together(configs), configs, strict=True):
         theirs = serially(config)
         assert ours.progress.step == theirs.progress.step == 60
         assert len(ours.progress.rows) >= 3
         weights, numbers = differences(ours, theirs)
         assert weights <= most
-        assert numbers <= most * (1 if optimizer in EXACT else 10)
+        assert numbers <= in_rows
 
 
 # ---------------------------------------------------------------------------------------- the cells of the table
@@ -159,8 +160,9 @@ def test_every_cell_of_the_table(compose, model, norm, optimizer):
 
 @pytest.mark.slow
 def test_instance_normalization_in_a_vgg(compose):
+    """At its end over four positions, whose spread may be small: the gradients' norms are steep in the weights."""
     more = ("model.width=2", "dataset.image_size=32")
-    assert_equal_to_serial(configs_of(compose, "vgg", "in", "momentum", *more), "momentum")
+    assert_equal_to_serial(configs_of(compose, "vgg", "in", "momentum", *more), "momentum", in_rows=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,8 @@ def page():
 
 
 def support_table():
-    lines = [line.strip("|").split("|") for line in page().splitlines() if line.startswith("|")]
+    part = page().partition("## What it serves")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
     header, *body = [[cell.strip() for cell in line] for line in lines if line[0].strip() in ("model", *MODELS)]
     assert header[0] == "model"
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}

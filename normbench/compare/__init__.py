@@ -99,15 +99,12 @@ def _compare(args: Sequence[str]) -> int:
         print(f"would take about {duration(left)}, {count} runs at once; nothing was started")
         return 0
     planning.refuse_many(wanted, contenders, made)
-    until = None
-    if wanted.budget_s is not None:
-        slow = measured.slow if measured else budget.slowness()
-        until = started + wanted.budget_s - budget.report_s(telling.runs(contenders, made), slow)
     if measured is not None:
         whole = time.monotonic() - started + planning.predicted(contenders, made, measured, count)
         print(f"predicted: about {duration(whole)} in all, {count} runs at once", flush=True)
     plan.write(folder, made)
     for contender, reason in lost:
         run.record_skipped(contender.config, reason)
-    with Launch(count, wanted.timeout_s, until) as launch:
+    ends = started + wanted.budget_s if wanted.budget_s is not None else None
+    with Launch(count, wanted.timeout_s, ends, telling.runs(contenders, made)) as launch:
         return ending.carried_out(contenders, made, folder, launch, args, may_shorten=wanted.leaves_rounds_open)

@@ -15,7 +15,7 @@ from normbench.sweep import pool
 from normbench.words import duration
 
 SHARE = 0.85  # of the time that is planned for
-REPORT_WORK_S = 8.0  # of a report with its figures, by itself on a quiet core of 2024; and for each run
+REPORT_WORK_S = 4.0  # of a report with its figures, on a core that does nothing else (found: 2 to 3); and for each run
 RUN_WORK_S = 0.01
 SAFETY = 1.5  # on what is kept for the report: others may come to this machine meanwhile
 SAVING_S = 0.05  # of a run: its files
@@ -146,7 +146,7 @@ def reporting_s(runs: int, slow: float) -> float:
 
 
 def slowness(work_s: float = 0.2) -> float:
-    """Seconds on the clock for one of work, where nothing else was measured: above 1 if others use the cores."""
+    """Seconds on the clock for one of work, now: above 1 if others use the cores."""
     started, began = time.perf_counter(), time.process_time()
     while (work := time.process_time() - began) < work_s:
         sum(range(1000))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normbench import app, records, run
+from normbench.compare import budget
 from normbench.config import RunConfig
 from normbench.report.selection import scored_accuracy
 from normbench.sweep import pool
@@ -15,10 +16,16 @@ from normbench.sweep.session import InUseElsewhere, SweepFailed
 
 @dataclass
 class Launch:
-    """Called with runs, gives their scores. workers: processes at most. until: when to stop (time.monotonic)."""
+    """Called with runs, gives their scores.
+
+    workers: processes at most. ends: when all must have ended, by time.monotonic, with a report of so many `runs`: so
+    much earlier training is stopped, as the report would take by how busy the machine is when a call begins (`until`).
+    """
 
     workers: int
     timeout_s: float | None = None
+    ends: float | None = None
+    runs: int = 0
     until: float | None = None
     problems: dict[Path, str] = field(default_factory=dict)
     slots: pool.Workers | None = None
@@ -49,8 +56,10 @@ class Launch:
         ended: dict[Path, pool.Result | None] = {folder: run.finished(config) for folder, config in unique.items()}
         todo = [config for folder, config in unique.items() if ended[folder] is None]
         print(f"{what}: {len(unique)} runs, {len(unique) - len(todo)} done before", flush=True)
-        if self.until is not None and todo and time.monotonic() >= self.until:
-            raise pool.TimeUp
+        if self.ends is not None and todo:
+            self.until = self.ends - budget.report_s(self.runs, budget.slowness())
+            if time.monotonic() >= self.until:
+                raise pool.TimeUp
         if todo:
             ended |= {c.folder: result for c, result in zip(todo, self._train(todo), strict=True)}
         for config in todo:

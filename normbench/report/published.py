@@ -49,7 +49,7 @@ def differing(study: Study, setting: Sequence[str]) -> list[str]:
     found = []
     for typed in setting:
         key, _, value = typed.partition("=")
-        other = sum(not has_value(row, key, value) for row in study.used.to_dict("records"))
+        other = sum(not has_value(row, key, value) for _, row in study.used.iterrows())
         if other:
             found.append(f"{other} of {len(study.used)} runs have another {key} than {value}")
     return found

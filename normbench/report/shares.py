@@ -71,4 +71,4 @@ def _values(runs: pd.DataFrame, key: str) -> pd.Series:
     column = place if place in runs else f"cfg.{place}"
     if column not in runs:
         raise Refused(f"importance: no run has a setting {place}")
-    return runs[column].map(lambda text: read(json.loads(text))) if read else runs[column].astype(float)
+    return runs[column].map(lambda text: read(json.loads(str(text)))) if read else runs[column].astype(float)

@@ -70,6 +70,8 @@ def _why_not(built: "Built") -> str | None:
         return f"clip={config.clip['name']} looks at parts of a network that a stack does not keep apart"
     if config.probe["name"] != "none":
         return f"probe={config.probe['name']} looks into one network"
+    if config.channels_last:
+        return "channels_last=true, a stack has one layout"
     if built.amp is not None:
         return f"amp={config.amp}, a stack computes in float32"
     if built.device.type == "cuda" and any(isinstance(layer, nn.Dropout) for layer in built.model.modules()):

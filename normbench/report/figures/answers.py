@@ -68,9 +68,8 @@ def _title(sheet: Sheet, answer: Answer, top: float) -> None:
 
 def _colors(answer: Answer) -> tuple[str, str]:
     """Of `of` and `than`: their norms', where that is what they differ in."""
-    names = [
-        dict(p.partition("=")[::2] for p in s.split()).get("norm") for s in (answer.question.of, answer.question.than)
-    ]
+    sides = (answer.question.of.split(), answer.question.than.split())
+    names = [next((word[5:] for word in side if word.startswith("norm=")), None) for side in sides]
     if None in names or names[0] == names[1]:
         return BLUE, GREY
     first, second = (NORMS.get(str(name), (GREY, ""))[0] for name in names)

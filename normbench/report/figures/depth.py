@@ -13,7 +13,7 @@ from normbench.report import panels, reported
 from normbench.report.captions import scope, seed_lines, seeds_drawn
 from normbench.report.facets import Line, Row
 from normbench.report.figures import Drawn, NotDrawn, _arms
-from normbench.report.figures._sheet import Sheet, legend, legend_height
+from normbench.report.figures._sheet import Sheet, fitted, legend, legend_height
 from normbench.report.figures.curves import line_names
 from normbench.report.sheet import MOST_FIGURES, page_names
 from normbench.report.study import Study
@@ -124,7 +124,8 @@ def _axis(axis: Axes, title: str, limits: tuple[float, float], table: pd.DataFra
     axis.set_ylim(limits)
     panels.plain_log_ticks(axis, "y", most=7)
     axis.xaxis.set_major_locator(ticker.MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
-    axis.set_ylabel(title, rotation=0, ha="left", va="bottom")
+    size = fitted(title, sheet.panel + LEFT - 0.1)
+    axis.set_ylabel(title, rotation=0, ha="left", va="bottom", fontsize=size)
     axis.yaxis.set_label_coords((0.03 - LEFT) / sheet.panel, 1.03)
     if axis in sheet.last:
         axis.set_xlabel("Layer, from the input", labelpad=2)
