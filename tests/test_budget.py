@@ -79,6 +79,9 @@ def test_a_budget_is_filled_and_what_is_typed_stays():
         assert last <= seconds <= 60 * minutes - budget.report_s(100, 1.0)
         last = seconds
     assert made.trials > 16
+    later = replace(PLAN, seeds=(7,), tune_seeds=(1007,))
+    made, _ = budget.fitting(later, each, 5, TOO, 2, 600, frozenset())
+    assert (made.seeds[:3], made.tune_seeds[0]) == ((7, 8, 9), 1007)
     made, epochs = budget.fitting(PLAN, each, 5, TOO, 2, 600, frozenset({"seeds", "trials", "epochs"}))
     assert (made.trials, len(made.seeds), epochs) == (16, 6, 5)
 

@@ -395,6 +395,7 @@ def test_a_range_of_one_choice_goes_before_that_of_all(contenders):
         (["norm=none,bn", "tune.=log(1,2)"], "what is tuned is a setting of a group"),
         (["norm=none,bn", "trials=1"], "can't be split over 2 rounds"),
         (["norm=none,bn", "seeds=1001"], "seeds must be a whole number from 1 to 1,000"),
+        (["norm=none,bn", "first_seed=-1"], "first_seed must be a whole number from 0 to 1,000,000, got -1"),
         (["norm=none,bn", "search=bayes"], "search must be quasirandom, random, grid"),
         (["norm=none,bn", "search=grid", "zoom=1"], "search=grid has one round"),
         (["norm=none,bn", "budget=10"], "budget must be a time as 90s, 30min or 2h"),
@@ -438,6 +439,13 @@ def test_a_study_file_says_what_is_typed(tmp_path):
             asked.read([f"study={file}"])
 
 
+@pytest.mark.parametrize("before", [None, plan_of(arm("none"), arm("bn"))])
+def test_a_comparison_once_more_has_none_of_the_seeds_of_the_first(contenders, before):
+    typed = asked.read(["norm=none,bn", "first_seed=100", "seeds=3", "tune_seeds=2"])
+    plan = planning.made(typed, contenders("norm=none,bn", tune={"optimizer.lr": "log(1e-4,1)"}), before, "x", 1, 0)[1]
+    assert (plan.seeds, plan.tune_seeds) == ((100, 101, 102), (1100, 1101))
+
+
 def test_another_plan_in_the_same_folder_is_refused_more_seeds_are_not(tmp_path):
     before = plan_of(arm("none"), arm("bn"))
     planning.refuse_other(before, replace(before, seeds=tuple(range(9)), command="x"), tmp_path, [])
@@ -447,6 +455,7 @@ def test_another_plan_in_the_same_folder_is_refused_more_seeds_are_not(tmp_path)
         (plan_of(arm("none", [wider]), arm("bn")), r"it tuned optimizer.lr log\(0.0001,1\), now"),
         (plan_of(arm("none"), arm("ln")), "it had the arm norm=bn; it had not the arm norm=ln"),
         (replace(before, halving=3), "halving=0, now halving=3"),
+        (replace(before, seeds=(100, 101), tune_seeds=(1100, 1101)), "it had first_seed=0, now first_seed=100; for"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             planning.refuse_other(before, now, tmp_path, ["norm=none,bn"])

@@ -27,6 +27,7 @@ Arms are the product of all lists. Every other key is a setting of normbench tra
   zoom=1          further rounds, in a quarter of the ranges round the best so far
   tune_seeds=2    seeds 1000, 1001, ... that choose the setting
   seeds=6         seeds 0, 1, ... that are reported; more can be added later
+  first_seed=0    with first_seed=100 the seeds are 100, 101, ... and 1100, 1101, ...: the comparison once more
   search=quasirandom|random|grid         how settings are drawn; search_seed=0: other ones
   halving=3       stop what is behind after a ninth and a third of the epochs, the same rule for every arm
   budget=30min    choose trials, tune_seeds, seeds and epochs, as far as they are not typed, to fit into that time;

@@ -170,6 +170,8 @@ def differences(before: Plan, now: Plan) -> list[str]:
     for key in ("search", "search_seed", "trials", "zoom", "halving"):
         if getattr(before, key) != getattr(now, key):
             found.append(f"it had {key}={getattr(before, key)}, now {key}={getattr(now, key)}")
-    if before.tune_seeds != now.tune_seeds:
+    if before.seeds[0] != now.seeds[0]:
+        found.append(f"it had first_seed={before.seeds[0]}, now first_seed={now.seeds[0]}")
+    elif before.tune_seeds != now.tune_seeds:
         found.append(f"it had tune_seeds={len(before.tune_seeds)}, now tune_seeds={len(now.tune_seeds)}")
     return found

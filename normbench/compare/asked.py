@@ -12,7 +12,7 @@ from normbench import typed
 from normbench.compare.search import METHODS
 from normbench.config import ConfigError, RunConfig, unknown_key
 
-FIRST_TUNE_SEED = 1000  # tune seeds begin here; seeds that are reported end before, so that they never meet
+FIRST_TUNE_SEED = 1000  # tune seeds begin so far behind the first that is reported, of at most as many: they never meet
 UNITS = {"s": 1, "min": 60, "h": 3600}
 FLAGS = ("--dry-run", "--yes", "--config-dir", "-cd")
 _WORKERS, _TIMEOUT = "hydra.launcher.workers", "hydra.launcher.timeout_s"
@@ -31,6 +31,7 @@ class Asked:
     trials: int
     tune_seeds: int
     seeds: int
+    first_seed: int
     zoom: int
     halving: int
     search: str
@@ -69,6 +70,7 @@ _OWN: dict[str, tuple[Callable[[str], Any], str, str, Any]] = {  # key: reader, 
     "trials": (*_at_least(1), "16", 16),
     "tune_seeds": (*_at_least(1, 1000), "2", 2),
     "seeds": (*_at_least(1, FIRST_TUNE_SEED), "6", 6),
+    "first_seed": (*_at_least(0), "100", 0),
     "zoom": (*_at_least(0, 5), "1", 1),
     "halving": (lambda text: int(text) if text in ("0", "2", "3", "4") else None, "0 (off), 2, 3 or 4", "3", 0),
     "search": (lambda text: text if text in METHODS else None, ", ".join(METHODS), METHODS[0], METHODS[0]),

@@ -196,5 +196,5 @@ def _at(plan: Plan, step: tuple[int, int, int], given: frozenset[str]) -> Plan:
     if "tune_seeds" not in given and plan.tuned:
         changes["tune_seeds"] = plan.tune_seeds[:1] and tuple(plan.tune_seeds[0] + i for i in range(tune_seeds))
     if "seeds" not in given:
-        changes["seeds"] = tuple(range(seeds))
+        changes["seeds"] = tuple(plan.seeds[0] + i for i in range(seeds))
     return replace(plan, **changes)

@@ -67,10 +67,10 @@ def made(
         )
     plan = Plan(
         command, tuple(contender.arm for contender in contenders), wanted.search, wanted.trials, wanted.zoom,
-        tuple(range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + wanted.tune_seeds)), tuple(range(wanted.seeds)),
+        _from(FIRST_TUNE_SEED + wanted.first_seed, wanted.tune_seeds), _from(wanted.first_seed, wanted.seeds),
         search_seed=wanted.search_seed, halving=wanted.halving,
     )  # fmt: skip
-    if before is not None:
+    if before is not None and before.seeds[0] == wanted.first_seed:
         names = ("trials", "zoom", "tune_seeds", "seeds", "more") if wanted.budget_s is not None else ("seeds",)
         plan = replace(plan, **{name: getattr(before, name) for name in names if name not in wanted.given})
         plan = replace(plan, seeds=max(plan.seeds, before.seeds, key=len))
@@ -83,6 +83,10 @@ def made(
         for contender in contenders:  # what can't be drawn is refused before anything runs
             search.trials(contender.arm, plan, 0, {}, (), contender.whole)
     return contenders, telling.with_words(contenders, plan), measured
+
+
+def _from(first: int, count: int) -> tuple[int, ...]:
+    return tuple(range(first, first + count))
 
 
 def _as_long(contenders: list[Contender], before: Plan) -> list[Contender]:
