@@ -97,12 +97,25 @@ class Server:
             print(json.dumps(request), file=self.process.stdin, flush=True)
             return json.loads(self.process.stdout.readline())
 
+    def run(self, cwd: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+        """`normbench ARGUMENTS` to its end, started in that folder."""
+        self.count += 1
+        said = [self.folder / f"{name}{self.count}" for name in ("output", "errors")]
+        pid = self._child(cwd, args, *said)
+        self.ask(go=pid)
+        code = self.ask(wait=pid)
+        return subprocess.CompletedProcess(args, code, *(path.read_text() for path in said))
+
+    def _child(self, cwd: Path, args: Sequence[str], output: Path, errors: Path) -> int:
+        files = {"cwd": cwd, "output": output, "errors": errors, "steps": self.folder / "steps"}
+        return self.ask(start=args, **{name: str(path) for name, path in files.items()})
+
     def prepare(self, *args: str, strace: Sequence[str] = ()) -> Started:
         """A start that waits for `go`, with strace attached to it if there are options for it."""
         self.count += 1
         output = self.folder / f"output{self.count}"
         output.touch()
-        pid = self.ask(start=args, cwd=str(self.folder), output=str(output), steps=str(self.folder / "steps"))
+        pid = self._child(self.folder, args, output, output)
         tracer = None
         if strace:
             told = self.folder / "strace"  # a file: a pipe that nobody reads would end it

@@ -2,7 +2,8 @@
 
 It answers requests, one JSON line each, on stdin and stdout:
 
-    {"start": [ARGUMENTS], "cwd": FOLDER, "output": FILE, "steps": FILE}    -> pid of a child that waits for its `go`
+    {"start": [ARGUMENTS], "cwd": FOLDER, "output": FILE, "errors": FILE, "steps": FILE}
+                                                                           -> pid of a child that waits for its `go`
     {"go": pid}                                                            -> true
     {"wait": pid}                                                          -> its exit code, -9 if it was killed by 9
 
@@ -33,9 +34,9 @@ def child(request: dict, go: int) -> int:
     """What a start of the command does; the exit code."""
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(ANY))  # so that strace may attach, where Yama forbids it
     os.chdir(request["cwd"])
-    null, output = os.open(os.devnull, os.O_RDONLY), os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for source, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, target in (("output", 1), ("errors", 2)):  # both may be one file
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), target)
     count_steps(request["steps"])
     os.read(go, 1)
     return cli.main(request["start"])

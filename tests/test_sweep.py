@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from crash_runs import serving
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
@@ -93,9 +94,23 @@ def test_composing_a_thousand_jobs_is_quick_because_choices_are_composed_once(pl
     assert len(set(calls)) == 2
 
 
-def sweep(folder, *typed, fast=FAST):
-    command = [sys.executable, "-m", "normbench", "train", "-m", *fast, *typed]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def sweep(server):
+    """sweep(FOLDER, KEY=VALUE, ...): normbench train -m, one run after another in the process that was typed.
+
+    What the pool does is tests/test_pool.py's.
+    """
+
+    def start(folder, *typed, fast=FAST):
+        return server.run(folder, "train", "-m", "hydra/launcher=basic", *fast, *typed)
+
+    return start
 
 
 def tree(folder):
@@ -103,7 +118,7 @@ def tree(folder):
     return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
 
 
-def test_the_same_sweep_again_trains_nothing_and_changes_no_byte(tmp_path):
+def test_the_same_sweep_again_trains_nothing_and_changes_no_byte(tmp_path, sweep):
     first = sweep(tmp_path, "norm=none,bn", "optimizer=sgd,adam", "seed=0,1")
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines()[0] == "8 runs: 0 done before, 8 to train, 0 impossible"
@@ -114,7 +129,7 @@ def test_the_same_sweep_again_trains_nothing_and_changes_no_byte(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_broken_runs_are_redone_and_whole_ones_left_alone(tmp_path):
+def test_broken_runs_are_redone_and_whole_ones_left_alone(tmp_path, sweep):
     sweep(tmp_path, "seed=0,1,2,3")
     whole, no_status, cut, altered = records.find_runs(tmp_path)
     (no_status / "run.json").unlink()
@@ -129,7 +144,7 @@ def test_broken_runs_are_redone_and_whole_ones_left_alone(tmp_path):
     assert all(records.verify(folder)["state"] == "complete" for folder in records.find_runs(tmp_path))
 
 
-def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path):
+def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path, sweep):
     answer = sweep(
         tmp_path, "norm=none,bn", "dataset.train_size=120", fast=("dataset=synthetic", "epochs=1", "batch_size=1")
     )
@@ -149,14 +164,14 @@ def test_an_impossible_cell_is_recorded_with_its_reason(tmp_path):
         (("preprocess=scale,pca", "model=mlp,cnn", "dataset.train_size=200"), 3, "makes vectors of 64 numbers"),
     ],
 )
-def test_what_one_cell_cannot_do_does_not_keep_the_others_from_it(tmp_path, typed, done, reason):
+def test_what_one_cell_cannot_do_does_not_keep_the_others_from_it(tmp_path, typed, done, reason, sweep):
     answer = sweep(tmp_path, *typed)
     assert answer.returncode == 0, answer.stderr
     assert f"{done} to train, 1 impossible" in answer.stdout
     assert reason in answer.stdout
 
 
-def test_a_job_that_cannot_be_built_is_named(tmp_path):
+def test_a_job_that_cannot_be_built_is_named(tmp_path, sweep):
     answer = sweep(tmp_path, "batch_size=32,9999", fast=("dataset=synthetic", "epochs=1"))
     assert answer.returncode == 2
     assert "batch_size must be at most 462" in answer.stderr
@@ -164,7 +179,7 @@ def test_a_job_that_cannot_be_built_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_null_can_be_given_in_a_sweep(plan, tmp_path):
+def test_null_can_be_given_in_a_sweep(plan, tmp_path, sweep):
     answer = sweep(
         tmp_path, "dataset=fashion_mini", "dataset.train_size=null", "seed=0,1", "--dry-run", fast=("epochs=1",)
     )
@@ -181,7 +196,7 @@ def test_jobs_of_one_kind_take_the_same_time(plan):
         assert kinds(*different.split()) == 2
 
 
-def test_failures_are_all_named_and_the_rest_is_trained(tmp_path):
+def test_failures_are_all_named_and_the_rest_is_trained(tmp_path, sweep):
     (tmp_path / "breaks.py").write_text(
         "from torch import nn\n"
         "class Breaks(nn.Module):\n"
@@ -200,7 +215,7 @@ def test_failures_are_all_named_and_the_rest_is_trained(tmp_path):
     assert answer.stdout.splitlines()[-1].startswith("some runs failed: results/runs")
 
 
-def test_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
+def test_dry_run_says_what_would_run_and_writes_nothing(tmp_path, sweep):
     answer = sweep(tmp_path, "norm=none,bn", "seed=0,1", "--dry-run")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("results/runs/mlp-") == 4
@@ -208,7 +223,7 @@ def test_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_runs_result_does_not_depend_on_what_ran_before_it(tmp_path):
+def test_a_runs_result_does_not_depend_on_what_ran_before_it(tmp_path, sweep):
     sweep(tmp_path, "seed=0,1", "model.dropout=0.3", "out=forward")
     sweep(tmp_path, "seed=1,0", "model.dropout=0.3", "out=backward")
     for one, other in zip(
@@ -220,13 +235,13 @@ def test_a_runs_result_does_not_depend_on_what_ran_before_it(tmp_path):
         assert records.read_run(one)["test_loss"] == records.read_run(other)["test_loss"]
 
 
-def test_run_ids_of_a_sweep_are_those_of_single_runs(tmp_path, compose):
+def test_run_ids_of_a_sweep_are_those_of_single_runs(tmp_path, compose, sweep):
     sweep(tmp_path, "seed=0", "optimizer.lr=0.01,1", "norm.momentum=0.2")
     names = {path.name for path in records.find_runs(tmp_path)}
     assert names == {run_id(compose(*FAST, f"optimizer.lr={lr}", "norm.momentum=0.2")) for lr in ("0.01", "1")}
 
 
-def test_a_run_that_another_process_has_is_no_failure(tmp_path, compose):
+def test_a_run_that_another_process_has_is_no_failure(tmp_path, compose, sweep):
     folder = compose(*FAST, "seed=1", f"out={tmp_path}/results").folder
     with records.Lock(folder):
         answer = sweep(tmp_path, "seed=0,1")
@@ -235,7 +250,7 @@ def test_a_run_that_another_process_has_is_no_failure(tmp_path, compose):
     assert answer.stdout.splitlines()[-1].startswith("some runs are in use: results/runs")
 
 
-def test_two_places_are_two_runs(tmp_path):
+def test_two_places_are_two_runs(tmp_path, sweep):
     answer = sweep(tmp_path, "out=here,there")
     assert answer.stdout.startswith("2 runs: 0 done before, 2 to train")
     assert len(list(records.find_runs(tmp_path / "here"))) == len(list(records.find_runs(tmp_path / "there"))) == 1
@@ -244,7 +259,7 @@ def test_two_places_are_two_runs(tmp_path):
 # ------------------------------------------------------------------------------------------------ the check, at scale
 
 
-def test_more_jobs_than_one_may_want_are_refused_with_their_cost(tmp_path):
+def test_more_jobs_than_one_may_want_are_refused_with_their_cost(tmp_path, sweep):
     answer = sweep(tmp_path, "norm=none,bn", "seed=range(100000)")
     assert answer.returncode == 2
     assert "200,000 jobs; if all are like the first, they take about" in answer.stderr
@@ -311,7 +326,7 @@ def test_a_long_dry_run_names_the_first_hundred(plan, monkeypatch):
 
 
 @pytest.mark.slow
-def test_of_twelve_runs_four_sabotaged_those_four_are_made_again_and_a_wider_sweep_adds_what_is_new(tmp_path):
+def test_of_twelve_runs_four_sabotaged_those_four_are_made_again_and_a_wider_sweep_adds_what_is_new(tmp_path, sweep):
     arms = ("norm=none,bn", "optimizer=sgd,adam", "seed=0,1,2")
     assert sweep(tmp_path, *arms).returncode == 0
     folders = list(records.find_runs(tmp_path))
