@@ -26,7 +26,7 @@ usage: normbench reproduce NAME ... | all  [budget=quick|full|paper] [key=value 
 
 Put claims of the documents to the test. Each trains its runs into results/NAME (results/NAME_quick; with other settings
 than the claim's own a folder beside it), skipping those that are done, and writes a report that begins with the claim
-and its verdict: supported, contradicted or undecided.
+and its verdict: supported, contradicted, in part (some questions so, some so) or undecided.
 
   normbench reproduce --list                     the claims, what they cost
   normbench reproduce bn_speeds_training         with budget=quick: minutes on 2 cores

@@ -8,7 +8,7 @@ from typing import Any
 from normbench.words import duration
 
 BEGIN, END = "<!-- scripts/gallery.py -->", "<!-- end -->"  # around the part of the README
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "in part": "✓✗", "undecided": "?"}
 FIRST = (  # what a newcomer asks first, in this order; these are in the README
     "bn_speeds_training", "bn_allows_large_lr", "bn_forgives_initialization", "bn_rescues_saturation",
     "bn_placement", "bn_replaces_dropout", "small_batches", "test_time_statistics", "covariate_shift",
@@ -41,6 +41,7 @@ trains it in minutes (`budget=full`: up to an hour), judges it, and writes a rep
 - **✓ supported**: the 95% interval of every question's effect excludes no effect, in the direction that is claimed.
 - **✗ contradicted**: for at least one question it does so in the other direction, or lies wholly within the margin
   below which nothing matters (0.5 pp of accuracy, a tenth of a time).
+- **✓✗ in part**: a claim says several things; one question at least is supported, and one contradicted.
 - **? undecided**: these runs cannot tell, or too many reservations stand against what they seem to say: a best rate
   at the end of those tried, a choice that hangs on one seed, evaluations far apart. More seeds and rates might tell.
 
@@ -69,7 +70,7 @@ def counted(gallery: Mapping[str, Any], claims: Sequence[str]) -> str:
 
 
 def verdict(made: Entry | None) -> str:
-    """As in "✗ contradicted (quick): 4 ✓, 1 ✗, 1 ?", where a claim has several questions."""
+    """As in "✓✗ in part (quick): 4 ✓, 1 ✗, 1 ?", where a claim has several questions."""
     if made is None:
         return "not run"
     counts = Counter(answer["verdict"] for answer in told(made))
@@ -84,14 +85,21 @@ def told(made: Entry) -> list[Entry]:
 
 
 def effect(made: Entry | None) -> str:
-    """Of the first question that decides the verdict: one that is contradicted, or undecided, if the claim is."""
+    """Of the first question that decides the verdict: one that is contradicted, or undecided, if the claim is; of
+    one that holds in part the first of each.
+    """
     if made is None or not made["answers"]:
         return ""
-    found = told(made)
-    first = next((answer for answer in found if answer["verdict"] == made["verdict"]), found[0])
-    name = first["asked"].partition(", claimed")[0].partition(", along")[0]
-    place = f", {first['where']}" if first["where"] else ""
-    return f"{name}, {first['of']} against {first['than']}{place}: {first['effect']}"
+    found, both = told(made), made["verdict"] == "in part"
+    deciding = ("supported", "contradicted") if both else (made["verdict"],)
+    firsts = [next((answer for answer in found if answer["verdict"] == word), found[0]) for word in deciding]
+    return "; ".join(f"{SYMBOLS[first['verdict']]} " * both + _in_words(first) for first in firsts)
+
+
+def _in_words(answer: Entry) -> str:
+    name = answer["asked"].partition(", claimed")[0].partition(", along")[0]
+    place = f", {answer['where']}" if answer["where"] else ""
+    return f"{name}, {answer['of']} against {answer['than']}{place}: {answer['effect']}"
 
 
 def table(gallery: Mapping[str, Any], claims: Sequence[str], known: Known) -> str:

@@ -63,13 +63,18 @@ def test_too_few_or_too_different_seeds_decide_nothing(tmp_path):
     assert (answer.verdict, answer.row.state) == ("undecided", "REFUSED")
 
 
-def test_all_must_support_and_one_contradicts(tmp_path):
+def test_all_must_support_and_what_is_also_contradicted_holds_in_part(tmp_path):
     pair(tmp_path, 0.03)
     yes, no = (Question("test_acc", expect=expect, **BN) for expect in ("higher", "lower"))
     found = asked(tmp_path, yes, no)
     assert [answer.verdict for answer in found] == ["supported", "contradicted"]
-    assert answers.overall(found) == "contradicted"
+    assert answers.overall(found) == "in part"
     assert answers.overall(found[:1]) == "supported"
+    assert answers.overall(found[1:]) == "contradicted"
+    undecided = replace(found[1], question=replace(no, where=("seed=1",)), verdict="undecided")
+    assert answers.overall([*found, undecided]) == "in part"
+    assert answers.overall([found[1], undecided]) == "contradicted"
+    assert answers.overall([found[0], undecided]) == "undecided"
     assert answers.overall([]) == "undecided"
 
 
@@ -135,11 +140,11 @@ def test_a_target_that_cannot_be_told_says_nothing_beside_one_that_can(tmp_path)
     assert answers.overall(found[::2]) == "undecided"
 
 
-def test_one_target_the_other_way_contradicts(tmp_path):
+def test_one_target_the_other_way_contradicts_in_part(tmp_path):
     timed(tmp_path, {"none": (40, 60), "bn": (20, 90)})
     found = of_targets(tmp_path, Question("step", expect="lower", **BN), 0.7, 0.85)
     assert [answer.verdict for answer in found] == ["supported", "contradicted"]
-    assert answers.overall(found) == "contradicted"
+    assert answers.overall(found) == "in part"
 
 
 def rates(root):

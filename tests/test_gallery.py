@@ -149,9 +149,12 @@ def test_what_stands_in_a_table_cannot_break_it(gallery):
     good = none | {"asked": "test accuracy, claimed to be higher", "effect": "+1 pp [+0.5, +1.5]", "state": "BETTER",
                    "verdict": "supported", "where": "model=mlp"}  # fmt: skip
     bad = good | {"effect": "-1 pp [-1.5, -0.5]", "verdict": "contradicted", "where": ""}
-    made = {"verdict": "contradicted", "budget": "quick", "answers": [none, good, bad]}
-    assert verdict(made) == "✗ contradicted *(quick)*: 1 ✓, 1 ✗"
-    assert effect(made) == "test accuracy, norm=bn against norm=none: -1 pp [-1.5, -0.5]"
+    made = {"verdict": "in part", "budget": "quick", "answers": [none, good, bad]}
+    assert verdict(made) == "✓✗ in part *(quick)*: 1 ✓, 1 ✗"
+    yes, no = "norm=none, model=mlp: +1 pp [+0.5, +1.5]", "norm=none: -1 pp [-1.5, -0.5]"
+    assert effect(made) == f"✓ test accuracy, norm=bn against {yes}; ✗ test accuracy, norm=bn against {no}"
+    made |= {"verdict": "contradicted"}
+    assert effect(made) == f"test accuracy, norm=bn against {no}"
     assert effect(made | {"verdict": "supported"}).endswith("norm=none, model=mlp: +1 pp [+0.5, +1.5]")
     assert verdict(made | {"budget": "full", "answers": [bad]}) == "✗ contradicted"
     assert effect({"answers": []}) == ""

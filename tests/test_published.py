@@ -57,7 +57,8 @@ def test_another_setting_is_not_comparable_whatever_comes_out(tmp_path, settings
 
 
 @pytest.mark.parametrize(
-    ("verdict", "state"), [("supported", "PASS"), ("contradicted", "FAIL"), ("undecided", "NOT COMPARABLE")]
+    ("verdict", "state"),
+    [("supported", "PASS"), ("contradicted", "FAIL"), ("in part", "FAIL"), ("undecided", "NOT COMPARABLE")],
 )
 def test_an_order_is_met_where_the_questions_support_it(tmp_path, verdict, state):
     runs(tmp_path, 0.9, 0.9, 0.9)

@@ -1,4 +1,4 @@
-"""What the runs answer to the questions of a claim: supported, contradicted or undecided. Pure.
+"""What the runs answer to the questions of a claim: supported, contradicted, in part or undecided. Pure.
 
 Each question has one number a seed for both sides, from the runs that their arms are reported by; the difference or the
 ratio is judged as every comparison is (`verdict.judge`). In the direction that was expected, an interval that excludes
@@ -24,8 +24,8 @@ from normbench.report.stats import Effect, Interval
 from normbench.report.study import Arm, Refused, Study, budget_words, origins
 from normbench.report.tables import cell_text, natural
 
-SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "?"}
+SUPPORTED, CONTRADICTED, IN_PART, UNDECIDED = "supported", "contradicted", "in part", "undecided"
+TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", IN_PART: "✓✗", UNDECIDED: "?"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Side:
 
 
 def overall(answers: Sequence[Answer]) -> str:
-    """Supported only if every question is; contradicted if one of them is; else undecided."""
+    """Supported only if every question is; contradicted if one of them is, or in part if another is supported."""
     asked: dict[tuple[Question, str], list[Answer]] = {}
     for answer in answers:
         asked.setdefault((answer.question, answer.where), []).append(answer)
@@ -69,8 +69,8 @@ def _told(answers: Sequence[Answer]) -> Sequence[Answer]:
 
 
 def _together(verdicts: Sequence[str]) -> str:
-    if CONTRADICTED in verdicts:
-        return CONTRADICTED
+    if CONTRADICTED in verdicts or IN_PART in verdicts:
+        return IN_PART if {SUPPORTED, IN_PART} & set(verdicts) else CONTRADICTED
     return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED
 
 

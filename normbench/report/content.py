@@ -67,7 +67,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Tested:
-    """A claim with what the runs say of it: supported, contradicted or undecided, in all and for each question.
+    """A claim with what the runs say of it (answers.py), in all and for each question.
 
     published: of budget=paper, what came of the comparison with the paper.
     """

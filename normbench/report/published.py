@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from normbench.claim import Claim, Paper
 from normbench.report import stats
-from normbench.report.answers import CONTRADICTED, SUPPORTED, UNDECIDED, arms_where, has_value
+from normbench.report.answers import CONTRADICTED, IN_PART, SUPPORTED, UNDECIDED, arms_where, has_value
 from normbench.report.planning import FEWEST
 from normbench.report.study import Study
 
@@ -39,9 +39,10 @@ def judged(study: Study, claim: Claim, verdict: str) -> Published | None:
         return Published(NOT_COMPARABLE, f"the setting is not the paper's: {'; '.join(other)}")
     if paper.value is not None:
         return _number(study, paper)
-    words = {SUPPORTED: "the order is that of the paper", CONTRADICTED: "the order is not that of the paper"}
-    state = {SUPPORTED: PASS, CONTRADICTED: FAIL}.get(verdict, NOT_COMPARABLE)
-    return Published(state, words.get(verdict, "the runs cannot tell the order"))
+    states = {SUPPORTED: PASS, CONTRADICTED: FAIL, IN_PART: FAIL}
+    words = {PASS: "the order is that of the paper", FAIL: "the order is not that of the paper"}
+    state = states.get(verdict, NOT_COMPARABLE)
+    return Published(state, words.get(state, "the runs cannot tell the order"))
 
 
 def differing(study: Study, setting: Sequence[str]) -> list[str]:
