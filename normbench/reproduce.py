@@ -20,6 +20,7 @@ from normbench.words import duration
 
 BUDGETS = ("quick", "full", "paper")
 PAPER = "paper"
+NONE = "no verdict"  # the report was refused
 HELP = """\
 usage: normbench reproduce NAME ... | all  [budget=quick|full|paper] [key=value ...]
        normbench reproduce --list
@@ -35,7 +36,8 @@ and its verdict: supported, contradicted, in part (some questions so, some so) o
   normbench reproduce covariate_shift budget=paper    a paper's own setting, where one is known: PASS, FAIL or NOT
                                                  COMPARABLE with what it has published; mind what --list says it costs
 
-Exit codes: 0 every claim has its verdict, whatever it is; 1 a run failed; 2 bad input; 130/143 interrupted.
+Exit codes: 0 every claim has its verdict, whatever it is; 1 a run failed, or a claim got no verdict (the others go on);
+2 bad input; 130/143 interrupted.
 """
 
 
@@ -168,18 +170,21 @@ def _reproduce(names: Sequence[str], budget: str, typed: Sequence[str]) -> int:
         if len(names) > 1:
             print(f"\n[{number}/{len(names)}] {name}")
         started = time.monotonic()
-        code = _one(tested, commands, there[name], typed)
-        if code in (2, 3, 130, 143):
+        code, verdict = _one(tested, commands, there[name], typed)
+        if code > 1:
             return code
         worst = max(worst, code)
-        told.append((name, _verdict(_folder(tested, typed)), duration(time.monotonic() - started)))
+        told.append((name, verdict, duration(time.monotonic() - started)))
     if len(told) > 1:
         width = max(len(name) for name, *_ in told)
         print("\n" + "\n".join(f"{name:<{width}}  {verdict:<12}  {spent}" for name, verdict, spent in told))
     return worst
 
 
-def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[str, Any], typed: Sequence[str]) -> int:
+def _one(
+    tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[str, Any], typed: Sequence[str]
+) -> tuple[int, str]:
+    """(exit code, verdict). Above 1 the code is one that ends all: nothing else would go better."""
     from normbench import app, report
 
     print(tested.claim)
@@ -202,14 +207,14 @@ def _one(tested: claim.Claim, commands: Sequence[Sequence[str]], data: Mapping[s
             again = ["normbench", "reproduce", tested.name, f"budget={tested.budget}", *typed]
             print(f"to go on with the claim: {shlex.join(again)}", flush=True)
         if code not in (0, 1):
-            return code
+            return code, NONE
         worst = max(worst, code)
     claim.write(folder, tested)
-    code = report.main([str(folder), *map(str, data.get("report") or ())])
-    if code:
-        return code
+    if report.main([str(folder), *map(str, data.get("report") or ())]):
+        print(f"{NONE}: {tested.claim}", flush=True)
+        return 1, NONE
     print(f"{_verdict(folder)}: {tested.claim}", flush=True)
-    return worst
+    return worst, _verdict(folder)
 
 
 def _folder(tested: claim.Claim, typed: Sequence[str]) -> Path:

@@ -40,6 +40,17 @@ def planned(name, budget, *more):
     return found
 
 
+def cells(configs, ask, side, tuned):
+    """What the runs of a side have beside what the question names: each a group that is compared within itself."""
+    named = {word.partition("=")[0] for text in (ask.of, ask.than) for word in text.split()}
+    named |= {ask.along, "seed", *(part.partition("=")[0] for part in ask.where)}
+    there = [config for config in configs if has(config, " ".join([side, *ask.where]))]
+    return {
+        frozenset((k, str(v)) for k, v in flatten(config).items() if not {k, k.partition(".")[0]} & {*named, *tuned})
+        for config in there
+    }
+
+
 def value(config, key):
     """Of a setting, as the report's tables have it; None where there is none."""
     flat = flatten(config)
@@ -87,6 +98,8 @@ def test_every_budget_has_runs_for_both_sides_of_every_question(name, budget):
             places = {MADE_OF.get(key, (key,))[0] for key in ask.along.split()}
             assert all(len({str(value(config, place)) for config in own}) > 3 for place in places)
             continue
+        sides = [cells(configs, ask, side, {"optimizer.lr"}) for side in (ask.of, ask.than)]
+        assert sides[0] & sides[1], f"{ask}: what else differs must be named, too"
         for side in (ask.of, ask.than):
             there = [config for config in configs if has(config, " ".join([side, *ask.where]))]
             assert len({config["seed"] for config in there}) >= SEEDS[budget], f"{side} {ask.where}"
@@ -193,6 +206,29 @@ def test_claims_are_experiments_too():
 def test_bad_input_is_named_before_anything_runs(words, said, capsys):
     assert reproduce.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_claim_without_a_verdict_does_not_keep_the_others_from_theirs(monkeypatch, capsys, tmp_path):
+    for name in ("scale_invariance_quick", "bn_cost_quick"):
+        (tmp_path / name).mkdir()
+
+    def write(args):
+        if "scale_invariance" in args[0]:
+            return 2
+        report = Path(args[0]) / "report" / "report.json"
+        report.parent.mkdir()
+        report.write_text('{"claim": {"verdict": "supported"}}')
+        return 0
+
+    monkeypatch.setattr("normbench.app.train", lambda words: 0)
+    monkeypatch.setattr("normbench.report.main", write)
+    assert reproduce.main(["scale_invariance", "bn_cost", f"out={tmp_path}"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in said[-2:]] == [
+        ["scale_invariance", "no", "verdict"], ["bn_cost", "supported", "0:00:00"],
+    ]  # fmt: skip
+    monkeypatch.setattr("normbench.app.train", lambda words: 2)  # what is wrong for one is wrong for all
+    assert reproduce.main(["scale_invariance", "bn_cost", f"out={tmp_path}"]) == 2
 
 
 @pytest.mark.parametrize("typed", ["norm=none", "seed=0,1", "name=mine"])
