@@ -122,7 +122,7 @@ def read(folder: Path) -> Plan | None:
         if data["format_version"] != VERSION:
             raise records.Damaged(f"{path} has format_version {data['format_version']}, this normbench reads {VERSION}")
         return _plan({key: value for key, value in data.items() if key != "format_version"})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         raise records.Damaged(f"{path} is damaged: it is not a plan ({error!r})") from None
 
 
@@ -130,9 +130,17 @@ def _plan(data: dict[str, Any]) -> Plan:
     arms = tuple(_arm(arm) for arm in data["arms"])
     lists = {key: tuple(data[key]) for key in ("tune_seeds", "seeds", "more")}
     full: dict[str, Any] = data | {"arms": arms} | lists
+    if not all(isinstance(full[key], int) for key in ("trials", "zoom", "search_seed", "halving")):
+        raise TypeError("trials, zoom, search_seed and halving must be whole numbers")
+    if not all(isinstance(seed, int) for seed in (*full["tune_seeds"], *full["seeds"])) or not full["seeds"]:
+        raise TypeError("tune_seeds and seeds must be whole numbers")
     return Plan(**full)
 
 
 def _arm(data: dict[str, Any]) -> Arm:
     values = {key: tuple(listed) for key, listed in data.get("values", {}).items()}
-    return Arm(dict(data["choices"]), tuple(Range(**part) for part in data["ranges"]), values, data.get("like", ""))
+    ranges = tuple(Range(**part) for part in data["ranges"])
+    for span in ranges:
+        if span.scale not in SCALES or not 0 <= span.place((span.low + span.high) / 2) <= 1:
+            raise TypeError(f"{span} is no range")
+    return Arm(dict(data["choices"]), ranges, values, data.get("like", ""))

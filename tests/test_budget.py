@@ -176,7 +176,7 @@ class Machine:
         self.now += done * each
         return [0.5 + 1e-6 * (number * 7919 % 1000) for number in range(len(configs))]
 
-    def report(self, folder, args, late):
+    def report(self, folder, plan, args, late):
         self.now += 1.4 * budget.reporting_s(len(self.runs), self.measured.slow)
         return 0
 

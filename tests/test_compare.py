@@ -12,13 +12,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from normbench import plan as plans
+from normbench import records
 from normbench.app import register_plugins
 from normbench.cli import main
 from normbench.compare import arms, asked, ending, planning, rounds, search, space, telling
 from normbench.config import ConfigError, run_id
 from normbench.plan import Arm, Plan, Range
 from normbench.report import selection, stats
-from normbench.report.planning import seeds_needed
+from normbench.report.planning import seeds_needed, seeds_to_tell
 from normbench.report.selection import Edge
 from normbench.report.state import State, Subject
 from normbench.report.verdict import judge
@@ -383,6 +384,11 @@ def test_a_range_of_one_choice_goes_before_that_of_all(contenders):
     [
         (["norm=bn"], "at least two arms"),
         (["norm=none,bn", "tune.lr=log(1,2)"], "did you mean tune.optimizer.lr"),
+        (["norm=none,bn", "tune.optimzer.lr=log(1,2)"], "did you mean tune.optimizer.lr"),
+        (["epochs=1,2"], "every arm gets the same epochs, so epochs can't be a list; type epochs=ONE"),
+        (["dataset=synthetic,fashion_mini"], "compared on the same test images, so dataset can't be a list"),
+        (["norm=none,bn", "optimizer.lr=0.1", "trials=2"], "trials has no effect where nothing is tuned; leave it out"),
+        (["norm=none,bn", "tune.optimizer.lr=0.1,0.1"], "one value in every arm type optimizer.lr=0.1\n"),
         (["norm=none,bn", "tune.optimizer.momentum=linear(0,0.9)"], "no arm has it: unknown key optimizer.momentum"),
         (["norm=none,bn", "tune.optimizer.sgd.lr=log(1,2)"], "no arm has optimizer=sgd"),
         (["norm=none,bn", "optimizer.lr=0.1", "tune.optimizer.lr=log(1,2)"], "leave one of them out"),
@@ -412,7 +418,8 @@ def test_a_range_of_one_choice_goes_before_that_of_all(contenders):
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(args, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "dataset=synthetic", "batch_size=32", *args]) == 2
+    data = [] if args[0].startswith("dataset") else ["dataset=synthetic"]
+    assert main(["compare", *data, "batch_size=32", *args]) == 2
     said = capsys.readouterr().err
     assert words in said
     assert said.startswith("normbench: ")
@@ -429,10 +436,13 @@ def test_a_study_file_says_what_is_typed(tmp_path):
     assert (found.trials, found.seeds, found.tune) == (4, 3, {"optimizer.lr": "log(1e-4,1)"})
     assert {"norm=none,bn", "model.hidden=choice([32,16])", "epochs=1"} <= set(found.settings)
     assert found.given == {"trials", "seeds"}
+    file.write_text("norm: [none, bn]\n")
+    assert "norm=none,bn" in asked.read([f"study={file}"]).settings
     for text, words in (
         ("- norm", "must hold lines"),
         ("norm: {a: b}", "must hold lines"),
         ("study: x", "another study"),
+        ("norm: none,bn\nnorm: none,ln", "norm is given twice"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=words):
@@ -468,6 +478,27 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     assert plan.tuned == ("optimizer.lr", "norm.num_groups")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"trials": 16', '"trials": "four"'), ('"low": 0.0001', '"low": -5'), ("1000,", '"x",'), ('"log"', '"lot"')],
+)
+def test_a_plan_that_was_tampered_with_is_damaged_and_no_other_comparison(tmp_path, before, after):
+    plans.write(tmp_path, plan_of(arm("none"), arm("bn")))
+    text = (tmp_path / "compare.json").read_text()
+    assert before in text
+    (tmp_path / "compare.json").write_text(text.replace(before, after))
+    with pytest.raises(records.Damaged, match=r"compare\.json is damaged: it is not a plan"):
+        plans.read(tmp_path)
+
+
+def test_two_of_the_same_command_at_once_do_not_write_one_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with records.Lock(tmp_path / "results" / "compare"):
+        assert main(["compare", *CONFIG, "norm=none,bn", "trials=2", "zoom=0"]) == 3
+    assert "results/compare is in use by process" in capsys.readouterr().err
+    assert not list(tmp_path.glob("results/compare/*.json"))
+
+
 def test_the_seeds_needed_are_read_from_the_sentence_of_the_report():
     effect = stats.difference({0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.81, 1: 0.78, 2: 0.815}, resolution=1 / 2000)
     subject = Subject("test_acc", "norm=none", "norm=bn", "fashion_mini", "mlp", "2,000 steps", "")
@@ -475,12 +506,22 @@ def test_the_seeds_needed_are_read_from_the_sentence_of_the_report():
     assert row.state == State.UNCLEAR
     assert ending.NEEDED.search(row.sentence)[1] == str(seeds_needed(effect.sd, 0.005))
     typed = ["norm=none,bn", "seeds=3", "tune.optimizer.lr=log(1e-4,1)"]
+    effect = stats.difference({0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.86, 1: 0.9, 2: 0.81}, resolution=1 / 2000)
+    needed = seeds_to_tell(effect.interval.estimate, effect.sd)
+    assert ending.NEEDED.search(judge(effect, subject).sentence)[1] == str(needed)
+    effect = stats.difference({0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.81, 1: 0.82, 2: 0.83}, resolution=1 / 2000, reselected=1)
+    assert ending.UNSURE in judge(effect, subject).sentence
+    assert ending.more_that_choose([*typed, "tune_seeds=1"], plan_of(tune_seeds=(1000,)), "compare") == (
+        "normbench compare norm=none,bn seeds=3 'tune.optimizer.lr=log(1e-4,1)' tune_seeds=4 name=compare2"
+    )
     assert ending.more_seeds(typed, 25) == "normbench compare norm=none,bn 'tune.optimizer.lr=log(1e-4,1)' seeds=25"
 
 
 def test_a_folder_of_other_runs_is_not_taken_over(tmp_path):
     (tmp_path / "mlp-bn-adam-s0-000000000000").mkdir()
     (tmp_path / "mlp-bn-adam-s0-000000000000" / "run.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds runs that no comparison made; type another name="):
+    with pytest.raises(
+        ConfigError, match=r"holds runs, but no compare\.json of a comparison that made them; type another name="
+    ):
         planning.kept(tmp_path)
     assert planning.kept(tmp_path / "new") is None

@@ -313,3 +313,17 @@ def test_interrupted_at_twenty_random_moments_a_sweep_ends_as_if_it_never_was(tm
     )
     assert stopped == whole
     print(f"interrupted 20 times; steps saved after each: {saved[1:]}")
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.4, 1.0])
+def test_a_ctrl_c_while_processes_start_is_no_traceback(tmp_path, delay_s):
+    command = [sys.executable, "-m", "normbench", "train", "-m", "norm=none,bn", "hydra.launcher.workers=2"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        said = process.stdout.readline()
+        time.sleep(delay_s)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of them
+        said += process.stdout.read()
+    assert process.returncode in (130, 0), said  # 0: it was done before
+    assert "Traceback" not in said

@@ -407,6 +407,22 @@ def test_seeds_needed_is_the_least_number_that_does(sd):
     assert n == 3 or planning.half_width(sd, n - 1) > 1
 
 
+@pytest.mark.parametrize(("effect", "sd", "chosen_by"), [(1.0, 1.0, math.inf), (3.0, 1.0, 2), (6.0, 1.0, 1)])
+def test_seeds_to_tell_is_the_least_number_that_does(effect, sd, chosen_by):
+    assert planning.power(12.0, 1.0, 100) == 1.0  # where scipy has no number
+    n = planning.seeds_to_tell(effect, sd, chosen_by=chosen_by)
+    assert planning.power(effect, sd, n, chosen_by) >= 0.8
+    assert n == 3 or planning.power(effect, sd, n - 1, chosen_by) < 0.8
+
+
+def test_no_number_of_seeds_makes_up_for_few_that_choose():
+    assert planning.half_width(1.0, 3, 1) == pytest.approx(2 * planning.half_width(1.0, 3))  # sqrt(1 / 3 + 1)
+    assert planning.seeds_needed(1.0, 1.9, chosen_by=1) is None
+    assert planning.seeds_needed(1.0, 2.1, chosen_by=1) < 60
+    assert planning.seeds_to_tell(1.0, 1.0, chosen_by=1) is None
+    assert planning.power(1.0, 1.0, 10_000, 1) < 0.2
+
+
 def test_seeds_needed_at_the_ends():
     assert planning.seeds_needed(0, 0.005) == 3
     assert planning.seeds_needed(1, 0.001) is None

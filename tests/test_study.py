@@ -6,6 +6,7 @@ import pytest
 from fakes import write_run
 
 from normbench.plan import Arm, Plan, Range
+from normbench.report import methods, planning
 from normbench.report.collect import collect
 from normbench.report.study import Options, Refused, study
 
@@ -136,8 +137,31 @@ def test_what_halving_stopped_was_tried(tmp_path):
     (contrast,) = made(tmp_path, tune_seeds=frozenset({0, 1}), plan=plan).contrasts
     assert "each at its best of 6 learning rates" in contrast.rows[0].sentence
     assert "unequal_tuning" not in contrast.rows[0].flags
+    assert "(wider, as a choice hangs on one seed)" in contrast.rows[0].sentence  # of those stopped it is not known
     (plain,) = made(tmp_path, tune_seeds=frozenset({0, 1})).contrasts
     assert "norm=bn was tuned with 3 learning rates and norm=none with 2" in plain.rows[0].sentence
+
+
+def test_the_one_setting_that_halving_leaves_was_chosen(tmp_path):
+    for seed in range(4):
+        for norm in ("none", "bn"):
+            add(tmp_path, final=0.8 + 0.01 * seed * (norm == "bn"), norm=norm, optimizer__lr=0.1, seed=seed)
+    arms = tuple(Arm({"norm": norm}, (Range("optimizer.lr", "log", 1e-3, 10.0),)) for norm in ("none", "bn"))
+    plan = Plan("", arms, "random", 9, 0, (0,), (1, 2, 3), halving=3, more=("halved so",))
+    found = made(tmp_path, tune_seeds=frozenset({0}), plan=plan)
+    own = next(row for row in found.contrasts[0].rows if row.metric == "test_acc")
+    assert "each at its best of 9 learning rates (chosen on other seeds)" in own.sentence
+    assert own.ci_high - own.ci_low == pytest.approx(2 * 2 * planning.half_width(0.01, 3))  # one seed chose: 1/3 + 1
+    assert "9 trials for every arm (halved so): as the one with the highest" in methods.paragraph(found)
+
+
+def test_where_no_run_learned_there_is_no_verdict(tmp_path):
+    for seed in range(3):
+        add(tmp_path, final=0.1, norm="none", seed=seed)
+        add(tmp_path, final=0.101 + 0.001 * seed, norm="bn", seed=seed)
+    (contrast,) = made(tmp_path).contrasts
+    assert {row.state for row in contrast.rows} == {"REFUSED"}
+    assert "no run of either arm ended better than it began; try other settings" in contrast.rows[0].sentence
 
 
 def test_only_seeds_that_choose_report_nothing(tmp_path):

@@ -40,7 +40,7 @@ Arms are the product of all lists. Every other key is a setting of normbench tra
   hydra.launcher.workers=2               so many runs at once (default: one a core); hydra.launcher.timeout_s=3600
 
 The same command again goes on where it was ended. Exit codes: 0 done, or stopped at the end of the budget; 1 a run
-failed; 2 bad input; 3 a run is in use by another process; 4 damaged data; 130/143 interrupted.
+failed; 2 bad input; 3 it is in use by another process; 4 damaged data; 130/143 interrupted.
 """
 
 
@@ -73,7 +73,7 @@ def _command(args: Sequence[str]) -> str:
 
 def _compare(args: Sequence[str]) -> int:
     started = time.monotonic()
-    from normbench import app, plan, run
+    from normbench import app, plan, records, run
     from normbench.compare import arms, asked, budget, ending, planning, telling
     from normbench.compare.launch import Launch
     from normbench.sweep import loading
@@ -103,9 +103,10 @@ def _compare(args: Sequence[str]) -> int:
     if measured is not None:
         whole = time.monotonic() - started + planning.predicted(contenders, made, measured, count)
         print(f"predicted: about {duration(whole)} in all, {count} runs at once", flush=True)
-    plan.write(folder, made)
-    for contender, reason in lost:
-        run.record_skipped(contender.config, reason)
     ends = started + wanted.budget_s if wanted.budget_s is not None else None
-    with Launch(count, wanted.timeout_s, ends, telling.runs(contenders, made)) as launch:
-        return ending.carried_out(contenders, made, folder, launch, args, may_shorten=wanted.leaves_rounds_open)
+    with records.Lock(folder):  # of two at once one would report what the other still writes
+        plan.write(folder, made)
+        for contender, reason in lost:
+            run.record_skipped(contender.config, reason)
+        with Launch(count, wanted.timeout_s, ends, telling.runs(contenders, made)) as launch:
+            return ending.carried_out(contenders, made, folder, launch, args, may_shorten=wanted.leaves_rounds_open)

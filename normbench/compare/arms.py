@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from normbench.compare import space
@@ -69,6 +70,16 @@ def _refuse_swept_places(planned: Sequence[jobs.Job]) -> None:
     for key in ("out", "name"):
         if len({getattr(job.config, key) for job in planned}) > 1:
             raise ConfigError(f"{key} is where the comparison goes, so it can't be a list; type {key}=ONE")
+    if len({job.config.epochs for job in planned}) > 1:
+        raise ConfigError(
+            "every arm gets the same epochs, so epochs can't be a list; type epochs=ONE, and for a sweep over epochs "
+            "normbench train -m"
+        )
+    if len({job.config.dataset["name"] for job in planned}) > 1:
+        raise ConfigError(
+            "arms are compared on the same test images, so dataset can't be a list; type dataset=ONE, and one "
+            "comparison for each"
+        )
 
 
 def _choices(job: jobs.Job) -> dict[str, str]:
@@ -135,11 +146,12 @@ def _refuse_unknown(planned: Sequence[jobs.Job], tune: Mapping[str, str]) -> Non
         group, _, rest = key.partition(".")
         *choice, name = rest.split(".")
         if group not in GROUPS or not name or len(choice) > 1:
-            there = sorted({f"{g}.{key}" for job in planned for g in GROUPS if key in getattr(job.config, g)})
-            hint = f"did you mean tune.{there[0]}? " if there else ""
+            known = {f"{g}.{inside}" for job in planned for g in GROUPS for inside in getattr(job.config, g)}
+            near = [full for full in sorted(known) if full.partition(".")[2] == key] or get_close_matches(key, known, 1)
+            hint = f"did you mean tune.{near[0]}? " if near else ""
             raise ConfigError(
                 f"tune.{key}: {hint}what is tuned is a setting of a group, as tune.optimizer.lr, or of one choice, as "
-                f"tune.optimizer.sgd.lr; several values of another key are arms, as epochs=5,10"
+                f"tune.optimizer.sgd.lr; several values of another key are arms, as batch_size=32,128"
             )
         parts = [getattr(job.config, group) for job in planned]
         if choice and not (parts := [part for part in parts if part["name"] == choice[0]]):

@@ -1,6 +1,7 @@
 """What is typed after `normbench compare`, and what of it can't be: its own keys, and settings of `normbench train`."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from normbench import typed
 from normbench.compare.search import METHODS
-from normbench.config import ConfigError, RunConfig, unknown_key
+from normbench.config import GROUPS, ConfigError, RunConfig, unknown_key
 
 FIRST_TUNE_SEED = 1000  # tune seeds begin so far behind the first that is reported, of at most as many: they never meet
 UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -151,15 +152,23 @@ def _study(path: str | None) -> dict[str, str | None]:
     if path is None:
         return {}
     try:
-        found = yaml.load(Path(path).read_text(), Loader=yaml.BaseLoader)  # text alone
+        node = yaml.compose(text := Path(path).read_text(), Loader=yaml.BaseLoader)
+        found = yaml.load(text, Loader=yaml.BaseLoader)  # text alone
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise ConfigError(f"study={path} can't be read: {reason}") from None
     if not isinstance(found, dict) or not all(_is_flat(value) for value in found.values()):
         raise ConfigError(f"study={path} must hold lines of key: value, as on the command line; as norm: none,bn")
+    keys = Counter(key.value for key, _ in node.value)  # of two equal ones YAML would take the second
+    if twice := [key for key, count in keys.items() if count > 1]:
+        raise ConfigError(f"study={path}: {twice[0]} is given twice; type it once")
     if "study" in found:
         raise ConfigError(f"study={path} names another study; put all of it into one file")
-    return {str(key): f"[{','.join(v)}]" if isinstance(v, list) else v for key, v in found.items()}
+    # of a group a list is its choices; of anything else it is a value, as model.hidden: [32, 16]
+    forms = {True: "{}", False: "[{}]"}
+    return {
+        str(key): forms[key in GROUPS].format(",".join(v)) if isinstance(v, list) else v for key, v in found.items()
+    }
 
 
 def _is_flat(value: Any) -> bool:

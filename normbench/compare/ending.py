@@ -20,7 +20,8 @@ from normbench.report.selection import Edge
 from normbench.sweep.pool import TimeUp
 
 OVER = "runs took longer than predicted, so the rounds of trials after the first were left out, in every arm alike"
-NEEDED = re.compile(r"; about (\d+) would be needed to know ")  # in the sentence of an unclear verdict
+UNSURE = "; nor can more, as "  # likewise
+NEEDED = re.compile(r"; about (\d+) would(?: be needed to know |, if it is)")  # in the sentence of an unclear verdict
 
 
 def carried_out(
@@ -41,7 +42,7 @@ def carried_out(
         print("the budget is spent: what was being trained has been stopped; the same command goes on", flush=True)
     for place, words in launch.problems.items():
         print(f"  {words} ({place})")
-    code = _report(folder, args, late)
+    code = _report(folder, plan, args, late)
     if edges := [edge for arm in found for edge in arm.edges]:
         print(f"\nto look beyond what was tried: {farther(args, edges, folder.name)}")
     if launch.problems:
@@ -80,7 +81,7 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _report(folder: Path, args: Sequence[str], late: bool) -> int:
+def _report(folder: Path, plan: Plan, args: Sequence[str], late: bool) -> int:
     """Write the report, say its verdicts."""
     from normbench import report
 
@@ -101,7 +102,16 @@ def _report(folder: Path, args: Sequence[str], late: bool) -> int:
     counts = [int(found[1]) for sentence in unclear if (found := NEEDED.search(sentence))]
     if needed := [count for count in counts if count <= FIRST_TUNE_SEED]:
         print(f"\nto know more: {more_seeds(args, max(needed))}")
+    elif any(UNSURE in sentence for sentence in unclear):
+        print(f"\nto know more: {more_that_choose(args, plan, folder.name)}")
     return 0
+
+
+def more_that_choose(args: Sequence[str], plan: Plan, name: str) -> str:
+    """The same comparison, chosen by twice as many seeds, and at least four, in a folder of its own."""
+    kept = [arg for arg in args if not arg.startswith(("tune_seeds=", "name="))]
+    count = max(4, 2 * len(plan.tune_seeds))
+    return shlex.join(["normbench", "compare", *kept, f"tune_seeds={count}", f"name={another(name)}"])
 
 
 def more_seeds(args: Sequence[str], count: int) -> str:

@@ -43,7 +43,9 @@ def kept(folder: Path) -> Plan | None:
     """The plan of an earlier call. Raises ConfigError where there is something else in its place."""
     try:
         if (found := plans.read(folder)) is None and any(folder.glob("*/run.json")):
-            raise ConfigError(f"{folder} holds runs that no comparison made; type another name=")
+            raise ConfigError(
+                f"{folder} holds runs, but no {plans.FILE} of a comparison that made them; type another name="
+            )
         return found
     except records.Damaged as error:
         raise ConfigError(f"{error}; move it away, or type another name=") from None
@@ -59,7 +61,7 @@ def made(
     """
     if before is not None and wanted.budget_s is not None:
         contenders = _as_long(contenders, before)
-    epochs = min(contender.config.epochs for contender in contenders)
+    epochs = contenders[0].config.epochs  # of all
     if wanted.halving and epochs < wanted.halving:
         raise ConfigError(
             f"halving={wanted.halving} stops settings after a part of the epochs, and {epochs} has none; type "
@@ -100,6 +102,11 @@ def _as_long(contenders: list[Contender], before: Plan) -> list[Contender]:
 def _fewer(plan: Plan, given: frozenset[str]) -> Plan:
     """Trials where nothing, or nothing but listed values, is tuned."""
     if not plan.tuned:
+        if typed := sorted(given & {"trials", "zoom", "halving", "tune_seeds", "search", "search_seed"}):
+            raise ConfigError(
+                f"{typed[0]} has no effect where nothing is tuned; leave it out, or type a range, as "
+                "tune.optimizer.lr='log(1e-4,1)'"
+            )
         return replace(plan, trials=1, zoom=0, halving=0, tune_seeds=())
     if bare := [arm for arm in plan.arms if not arm.tuned]:
         words = " ".join(f"{key}={value}" for key, value in bare[0].choices.items())

@@ -32,18 +32,18 @@ def told(contenders: Sequence[Contender], plan: Plan) -> str:
             f"each: {several(plan.trials, f'{plan.search} trial')} ({counts}{narrower}), "
             f"chosen by the mean validation accuracy at the end over {seeds(plan.tune_seeds)}"
         )
+        if len(plan.tune_seeds) == 1:
+            lines.append(
+                "one seed alone chooses: intervals are wider, as another might have chosen otherwise (tune_seeds=2)"
+            )
     few = "" if len(plan.seeds) >= FEWEST else f"; below {FEWEST} seeds there is no verdict"
-    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {_epochs(contenders)} a run{few}")
+    epochs = several(contenders[0].config.epochs, "epoch")
+    lines.append(f"then: {several(len(plan.seeds), 'fresh seed')} each; {epochs} a run{few}")
     return "\n".join([*lines, *plan.more])
 
 
 def seeds(numbers: Sequence[int]) -> str:
     return f"seed{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
-
-
-def _epochs(contenders: Sequence[Contender]) -> str:
-    counts = sorted({contender.config.epochs for contender in contenders})
-    return " or ".join([*map(str, counts[:-1]), several(counts[-1], "epoch")])
 
 
 def with_words(contenders: Sequence[Contender], plan: Plan) -> Plan:

@@ -88,8 +88,9 @@ def _widened(selections: Iterable[Selection]) -> str:
     if not any(s.unstable for s in selections):
         return ""
     return (
-        " Where leaving out a single one of the seeds that choose would have changed a choice, the intervals are wider "
-        "by the variance of that choice (as for cross-validation, Nadeau & Bengio 2003)."
+        " Where leaving out a single one of the seeds that choose would have changed a choice, or where that can't be "
+        "known (a single seed chose, or settings were stopped early), the intervals are wider by the variance of that "
+        "choice (as for cross-validation, Nadeau & Bengio 2003)."
     )
 
 

@@ -57,7 +57,7 @@ class Selection:
     chosen. n_settings were tried, n_finished of them have a score for every tune seed and took part. n_choosing: seeds
     that each choice rests on. others: what they choose where any one of them is left out.
     metric: what was maximized; it must not come from test data. tried: the settings that were; choosing: the seeds that
-    choose.
+    choose. halved: most settings were stopped early, by what the seeds that choose said then.
     """
 
     metric: str
@@ -73,16 +73,19 @@ class Selection:
     others: tuple[Setting, ...] = ()
     tried: tuple[Setting, ...] = ()
     choosing: tuple[int, ...] = ()
+    halved: bool = False
 
     @property
     def unstable(self) -> bool:
         """Whether another setting might as well have been chosen, by what one seed more or less would change.
 
-        A choice by one seed alone is: nothing says how it would have come out with another.
+        A choice by one seed alone is: nothing says how it would have come out with another. Nor is it known of settings
+        that were stopped early how they would have ended.
         """
         if self.how == "leave-one-seed-out":
             return len(self.counts) > 1
-        return self.how == "tune/confirm" and (self.n_choosing < 2 or set(self.others) != {self.best})
+        sure = self.n_choosing > 1 and set(self.others) == {self.best} and not self.halved
+        return self.how == "tune/confirm" and not sure
 
     def values(self, runs: pd.DataFrame, column: str) -> dict[int, float]:
         """Seed -> `column` of the run that was chosen for it; seeds whose run is missing are left out."""

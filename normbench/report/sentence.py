@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from normbench.report.planning import seeds_needed
+from normbench.report.planning import seeds_needed, seeds_to_tell
 from normbench.report.state import Flag, State, Subject
 from normbench.report.stats import Effect
 from normbench.report.target import UNITS
@@ -146,9 +146,22 @@ def _unclear(case: Case, question: str, precision: str) -> str:
     width = math.log(case.margin) if e.kind == "ratio" else case.margin
     if math.isnan(e.sd) or e.bound:
         return seeds
-    needed = seeds_needed(e.sd, width)
+    chosen_by: float = e.chosen_by or math.inf
+    if Flag.UNSTABLE_CHOICE in case.flags:  # each is reported at what all others choose: with n they become more, too
+        sd, chosen_by = e.sd * math.sqrt(2), math.inf
+    else:
+        sd = e.sd
+    needed = seeds_needed(sd, width, chosen_by=chosen_by)
     if needed is not None and needed <= e.interval.n:  # narrow enough, but it holds both 0 and the margin
-        needed, precision = seeds_needed(e.sd, width / 2), f"{precision.partition(' to ')[0]} to half the margin"
+        precision = f"{precision.partition(' to ')[0]} to half the margin"
+        needed = seeds_needed(sd, width / 2, chosen_by=chosen_by)
+    seen = abs(math.log(e.interval.estimate) if e.kind == "ratio" else e.interval.estimate)
+    enough = seeds_to_tell(seen, sd, chosen_by=chosen_by) if seen > width and sd > 0 else None
+    if enough is not None and e.interval.n < enough < (needed or math.inf):
+        return f"{seeds}; about {enough} would, if it is as large as it seems"
+    if needed is None and chosen_by < math.inf:
+        few = "1 seed" if chosen_by == 1 else f"{chosen_by} seeds"
+        return f"{seeds}; nor can more, as {few} chose the settings and others might have chosen otherwise"
     if needed is None or needed <= e.interval.n:
         return seeds
     return f"{seeds}; about {needed} would be needed to know {precision}"
@@ -156,7 +169,7 @@ def _unclear(case: Case, question: str, precision: str) -> str:
 
 def _evidence(case: Case) -> str:
     e, s = case.effect, case.subject
-    parts = []
+    parts, wider = [], " (wider, as a choice hangs on one seed)" if e.chosen_by else ""
     if e.kind == "ratio":
         pair = (s.baseline, s.variant) if case.ahead else (s.variant, s.baseline)
         middle, low, high, bound = _oriented(e, case.ahead)
@@ -164,11 +177,15 @@ def _evidence(case: Case) -> str:
         ends = {"low": f"from {_times(low)} upward", "high": f"up to {_times(high)}"}
         interval = ends.get(bound, f"{_times(low)} to {_times(high)}")
         least = {"low": "at least ", "high": "at most "}.get(bound, "")
-        parts.append(f"{mean}, {pair[0]} to {pair[1]}: {least}{_times(middle)}, {e.interval.level:.0%} CI {interval}")
+        parts.append(
+            f"{mean}, {pair[0]} to {pair[1]}: {least}{_times(middle)}, {e.interval.level:.0%} CI {interval}{wider}"
+        )
     else:
         mean = "mean of per-seed differences" if e.paired else "difference of means"
         ends = f"{_bare(e.interval.low, s.metric)} to {_amount(e.interval.high, s.metric, signed=True)}"
-        parts.append(f"{mean} {_amount(e.interval.estimate, s.metric, signed=True)}, {e.interval.level:.0%} CI {ends}")
+        parts.append(
+            f"{mean} {_amount(e.interval.estimate, s.metric, signed=True)}, {e.interval.level:.0%} CI {ends}{wider}"
+        )
     parts.append(f"{e.interval.n} paired seeds" if e.paired else f"{e.n_a} and {e.n_b} seeds, not paired")
     if e.left_out:
         parts.append(f"{e.left_out} {'seed' if e.left_out == 1 else 'seeds'} of only one arm left out")

@@ -22,7 +22,7 @@ from normbench.report.paper import (
     shown_keys,
     times_text,
 )  # fmt: skip
-from normbench.report.selection import LR, noun
+from normbench.report.selection import LR, Selection, noun
 from normbench.report.study import Arm, Options, Study
 from normbench.report.tables import cell_text, natural
 
@@ -95,6 +95,12 @@ def cost(study: Study) -> Table:
     return Table("cost", "Cost", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values))
 
 
+def _unstable(found: Selection) -> str:
+    if found.how == "tune/confirm" and (found.halved or found.n_choosing < 2):
+        return "not known"
+    return "yes" if found.unstable else "no" if found.n_settings > 1 else ""
+
+
 def _seconds_a_step(arm: Arm) -> list[float]:
     done = arm.runs[(arm.runs["state"] == "complete") & arm.runs["train_s"].notna()]
     return [s / n for s, n in zip(done["train_s"].astype(float), done["steps"].astype(float), strict=True) if n and s]
@@ -123,7 +129,7 @@ def protocol(study: Study) -> Table:
                 "n_finished": _ended(tried, study.options, len(tuned)) if s else None, "how": how,
                 "tune_seeds": ranges(tuned) if s and s.how != "one setting" else "",
                 "reported_seeds": ranges(sorted(arm.reported)), "chosen": rate_text(arm),
-                "unstable": "yes" if s and s.unstable else "no" if s and s.n_settings > 1 else "",
+                "unstable": _unstable(s) if s else "",
                 "at_edge": "; ".join(edge.wider for edge in s.edges) if s else "",
             }  # fmt: skip
             values.append(named(study, arm) | told)
@@ -134,7 +140,8 @@ def protocol(study: Study) -> Table:
         f"How the {what[:-1]} of each arm was chosen: by the mean final validation accuracy over the seeds that "
         f"choose, a diverged run counting as guessing. Finished: {what} with a result for every such seed. "
         f"Leave-one-seed-out: each seed is reported at the {what[:-1]} that is best on all the others. Would change: "
-        "whether leaving out one of the seeds that choose would have changed the choice."
+        "whether leaving out one of the seeds that choose would have changed the choice; it is not known of a single "
+        "seed, nor where settings were stopped early. Then, too, intervals are wider."
     )
     return Table(
         "protocol", "Tuning protocol", caption, header, tuple(rows), len(shown_keys(study)), pd.DataFrame(values)

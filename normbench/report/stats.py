@@ -56,6 +56,7 @@ class Effect:
     sd: of the per-seed differences or log-ratios before the floor; NaN where seeds are not shared.
     wins: pairs in which b is the better one. left_out: seeds that only one arm has.
     bound: "low" where the true ratio is at least the estimate (a was censored), "high" where it is at most.
+    chosen_by: seeds that chose, where others might have chosen otherwise and the interval is wider; else 0.
     refused: why there is no estimate, a sentence without its period; "" where there is one.
     resolution: coarseness of a time, evaluation interval / time to target; of an accuracy, 1 / n_test.
     """
@@ -76,6 +77,7 @@ class Effect:
     censored_b: int = 0
     bound: str = ""
     resolution: float = 0.0
+    chosen_by: int = 0
     refused: str = ""
 
 
@@ -238,7 +240,7 @@ def _widened(effect: Effect, chosen_by: int) -> Effect:
     p = t_test(i.estimate, half / half_width(1, i.n) / math.sqrt(i.n), i.n - 1)
     method = f"{i.method}, {WIDENED}"
     wide = replace(i, low=i.estimate - half, high=i.estimate + half, method=method)
-    return replace(effect, interval=wide, p=p, p_exact=math.nan, p_exact_floor=math.nan)
+    return replace(effect, interval=wide, p=p, p_exact=math.nan, p_exact_floor=math.nan, chosen_by=chosen_by)
 
 
 def _welch(kind: str, a: Arm, b: Arm, floor: float, chosen_by: int = 0) -> Effect:
@@ -259,7 +261,7 @@ def _welch(kind: str, a: Arm, b: Arm, floor: float, chosen_by: int = 0) -> Effec
     se = math.sqrt(u + v + more)
     half = t_quantile(df) * se
     interval = Interval(middle, middle - half, middle + half, n, f"Welch t, {WIDENED}" if chosen_by else "Welch t")
-    return Effect(kind, interval, False, len(x), len(y), p=t_test(middle, se, df))
+    return Effect(kind, interval, False, len(x), len(y), p=t_test(middle, se, df), chosen_by=chosen_by)
 
 
 def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:

@@ -7,6 +7,7 @@ and in nothing else.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -288,8 +289,11 @@ def _given(found: Selection, runs: pd.DataFrame, failed: pd.DataFrame, options: 
     if plan is None or not plan.tuned or _planned(runs, plan) is None:
         return found
     n_settings = max(plan.trials, len(tried))  # more: somebody trained others, too
-    # what halving stopped has been tried all the same, by one rule for every arm
-    return replace(found, n_settings=n_settings, n_finished=n_settings if plan.halving else found.n_finished)
+    if not plan.halving or n_settings == 1:
+        return replace(found, n_settings=n_settings)
+    # what halving stopped has been tried all the same, by one rule for every arm; one that is left was chosen
+    how = "tune/confirm" if found.how == "one setting" else found.how
+    return replace(found, n_settings=n_settings, n_finished=n_settings, how=how, halved=True)
 
 
 def _failed(runs: pd.DataFrame, failed: pd.DataFrame, options: Options) -> list[tuple]:
@@ -401,10 +405,10 @@ def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
     for kind in kinds:
         family = [q for questions in asked for q in questions if (q.metric, q.same_rate) == kind]
         adjusted |= {id(q): p for q, p in zip(family, verdict.adjusted([q.effect for q in family]), strict=True)}
+    lost = tables.untrained(made.used, made.metrics) | (made.used["state"] == "diverged")
+    weak = frozenset(made.used.loc[lost, "run_id"])
     return [
-        Contrast(
-            **{**vars(contrast), "rows": tuple(_row(made, contrast, q, questions, adjusted[id(q)]) for q in questions)}
-        )
+        replace(contrast, rows=tuple(_row(made, contrast, q, questions, adjusted[id(q)], weak) for q in questions))
         for contrast, questions in zip(contrasts, asked, strict=True)
     ]
 
@@ -458,8 +462,10 @@ def _paired(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
 
 
 def _row(
-    made: Study, contrast: Contrast, question: _Question, questions: Sequence[_Question], p_holm: float
-) -> verdict.Comparison:
+    made: Study, contrast: Contrast, question: _Question, questions: Sequence[_Question], p_holm: float,
+    weak: AbstractSet[str],
+) -> verdict.Comparison:  # fmt: skip
+    """weak: the runs that ended no better than they began."""
     a, b = contrast.baseline, contrast.variant
     timed = question.metric != "test_acc"
     tuning, flags, refusal = "", {}, ""
@@ -483,8 +489,9 @@ def _row(
     first = question is questions[0]
     beside = [_beside(q, made.options.tuned) for q in questions[1:]] if first else []
     return verdict.judge(
-        question.effect, subject, flags=flags, refusal=refusal, p_holm=p_holm, diverged=question.diverged, beside=beside
-    )
+        question.effect, subject, flags=flags, refusal=refusal, p_holm=p_holm, diverged=question.diverged,
+        learned=bool({*a.reported.values(), *b.reported.values()} - weak), beside=beside,
+    )  # fmt: skip
 
 
 def _names(contrast: Contrast) -> tuple[str, str]:

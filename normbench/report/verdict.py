@@ -146,19 +146,20 @@ def adjusted(effects: Sequence[Effect], primary: int | None = None) -> list[floa
 def judge(
     effect: Effect, subject: Subject, *, flags: Mapping[Flag, str] | None = None, refusal: str = "",
     p_holm: float = math.nan, margin: float | None = None, diverged: tuple[int, int] = (0, 0),
-    beside: Sequence[tuple[str, str, Effect]] = (),
+    learned: bool = True, beside: Sequence[tuple[str, str, Effect]] = (),
 ) -> Comparison:  # fmt: skip
     """The verdict on one effect: a row of comparisons.csv with its sentence.
 
     flags: what the caller knows (`tuning_flags`, MIXED_ORIGIN, POST_HOC_TARGET), each with a detail or "";
     COARSE_EVALUATION, DIVERGED_IN_WINNER and ONLY_UNADJUSTED are found here. diverged: runs of the baseline and of
-    the variant. refusal: `tuning_refusal`. beside: (label, metric, effect) that the sentence quotes at its end.
+    the variant. learned: whether any run of them ended better than it began. refusal: `tuning_refusal`. beside: (label,
+    metric, effect) that the sentence quotes at its end.
     """
     if subject.target is not None and effect.kind != "ratio":
         raise ValueError(f"a time to target is compared by its ratio, given a {effect.kind}")
     margin = default_margin(effect, subject) if margin is None else margin
     raised = {f: text for f, text in (flags or {}).items() if effect.kind == "ratio" or f not in OF_TIMES}
-    why = _refusal(effect, refusal, diverged)
+    why = _refusal(effect, refusal, diverged, learned)
     if why:
         raw = state = State.REFUSED
     else:
@@ -175,7 +176,7 @@ def judge(
     )  # fmt: skip
 
 
-def _refusal(effect: Effect, refusal: str, diverged: tuple[int, int]) -> str:
+def _refusal(effect: Effect, refusal: str, diverged: tuple[int, int], learned: bool) -> str:
     n, what = effect.interval.n, "paired seeds" if effect.paired else "seeds in the smaller arm"
     if refusal or effect.refused:
         return refusal or effect.refused
@@ -183,6 +184,8 @@ def _refusal(effect: Effect, refusal: str, diverged: tuple[int, int]) -> str:
         return f"{n} {what.removesuffix('s') if n == 1 and effect.paired else what}; at least {FEWEST} are needed"
     if diverged == (effect.n_a, effect.n_b):
         return f"every run of both arms diverged ({effect.n_a} and {effect.n_b})"
+    if not learned:
+        return "no run of either arm ended better than it began; try other settings"
     return ""
 
 

@@ -236,7 +236,10 @@ class _Worker:
     def start(self) -> ProcessPoolExecutor:
         if self.pool is None:
             self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path, os.getpid()), timeout=None)
-            self.pid = self.pool.submit(os.getpid)
+            with (
+                _deaf_to_interrupts()
+            ):  # which the process is, too, until `_prepare`: a Ctrl-C meets it while it imports
+                self.pid = self.pool.submit(os.getpid)
         return self.pool
 
     def begin(self, number: int, configs: Sequence[RunConfig]) -> None:
@@ -284,10 +287,22 @@ class _Worker:
         self.pool = self.pid = self.future = None
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare(path: list[str], parent: int) -> None:
     """In a new worker: it finds the classes that its parent finds, and leaves the terminal's signals to it."""
     sys.path[:] = path
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that has come is dropped
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from tqdm import tqdm
 

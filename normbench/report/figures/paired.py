@@ -189,6 +189,11 @@ def _digits(low: float, high: float) -> int:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
+def _any_wider(page: Sequence[Panel]) -> bool:
+    selections = [a.selection for p in page for a in (p.contrast.baseline, p.contrast.variant)]
+    return any(s.unstable for s in selections if s)
+
+
 def _caption(study: Study, page: Sequence[Panel]) -> str:
     arms = [arm for panel in page for arm in (panel.contrast.baseline, panel.contrast.variant)]
     shown = _arms.seeds(seed for panel in page for seed in panel.pairs)
@@ -198,6 +203,7 @@ def _caption(study: Study, page: Sequence[Panel]) -> str:
         f"(n = {n} pairs, {shown}). Right, on the same scale, its zero at the baseline's mean: mean difference with "
         "its 95% paired t interval in percentage points (pp); grey: differences within "
         f"±{100 * ACCURACY_MARGIN:g} pp, too small to matter."
+        + (" It is wider where the choice of a setting hangs on one seed (Methods)." if _any_wider(page) else "")
     ]
     if max(len(panel.pairs) for panel in page) > (few := _few(page)):
         parts.append(f"Of the pairs the first {few} of a panel are drawn; mean and interval are those of all.")
