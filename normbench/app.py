@@ -5,8 +5,10 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -158,27 +160,47 @@ def _for_this_call(argv: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before[2]
 
 
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A Ctrl-C ends what is going on, as ever, and leaves a note: OmegaConf, interrupted, may raise another error."""
+    came: list[int] = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if own:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield came
+    finally:
+        if own:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _call_hydra(full_error: bool) -> int:
     warnings_to_terminal()
-    try:
-        register_plugins()
-        _main()
-    except run.Interrupted as stop:
-        print(f"\n{_last_line(stop.outcome)}", flush=True)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        print("\ninterrupted before a run began", file=sys.stderr)
-        return 130
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
-    except Stop as stop:
-        return explain(stop.error, full_error)
-    except OSError as error:
-        if error.errno and error.filename is None:  # of our own output: cli.main knows what to say
-            raise
-        return explain(error, full_error, otherwise=2)
-    except Exception as error:  # Hydra's own, about what was typed: ours travel in a Stop
-        return explain(error, full_error, otherwise=2)
+    with _interrupts() as came:
+        try:
+            register_plugins()
+            _main()
+        except run.Interrupted as stop:
+            print(f"\n{_last_line(stop.outcome)}", flush=True)
+            return stop.exit_code
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 2
+        except BaseException as error:
+            if came or isinstance(error, KeyboardInterrupt):
+                print("\ninterrupted before a run began", file=sys.stderr)
+                return 130
+            if isinstance(error, Stop):
+                return explain(error.error, full_error)
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                raise  # of our own output: cli.main knows what to say
+            if not isinstance(error, Exception):
+                raise
+            return explain(error, full_error, otherwise=2)  # Hydra's own, about what was typed: ours travel in a Stop
     return 0
 
 

@@ -2,13 +2,15 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from normbench import cli, records
+from normbench import app, cli, records
 from normbench.config import GROUPS
+from normbench.sweep import Stop
 
 FAST = ("dataset=synthetic", "epochs=2", "batch_size=32")
 
@@ -206,3 +208,16 @@ def test_a_users_own_class_needs_one_python_file_and_one_yaml(normbench, tmp_pat
     assert "norm.gain must be a number, got 'x'" in answer.stderr
     assert normbench("report", "results/runs").returncode == 0
     assert "mine" in (tmp_path / "results" / "runs" / "report" / "data" / "runs.csv").read_text()
+
+
+def test_a_ctrl_c_that_a_library_turns_into_another_error_is_an_interrupt(monkeypatch, capsys):
+    def interrupted():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise Stop(AttributeError()) from None
+
+    monkeypatch.setattr(app, "_main", interrupted)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted before a run began\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
