@@ -85,15 +85,17 @@ def told(made: Entry) -> list[Entry]:
 
 
 def effect(made: Entry | None) -> str:
-    """Of the first question that decides the verdict: one that is contradicted, or undecided, if the claim is; of
-    one that holds in part the first of each.
+    """Of the first question that decides the verdict: one that is contradicted, or undecided, if the claim is; beside
+    it the first that is supported, if there is one.
     """
     if made is None or not made["answers"]:
         return ""
-    found, both = told(made), made["verdict"] == "in part"
-    deciding = ("supported", "contradicted") if both else (made["verdict"],)
-    firsts = [next((answer for answer in found if answer["verdict"] == word), found[0]) for word in deciding]
-    return "; ".join(f"{SYMBOLS[first['verdict']]} " * both + _in_words(first) for first in firsts)
+    found = told(made)
+    deciding = "contradicted" if made["verdict"] == "in part" else made["verdict"]
+    verdicts = dict.fromkeys(("supported", deciding))
+    firsts = [first for word in verdicts if (first := next((a for a in found if a["verdict"] == word), None))]
+    firsts = firsts or found[:1]
+    return "; ".join(f"{SYMBOLS[first['verdict']]} " * (len(firsts) > 1) + _in_words(first) for first in firsts)
 
 
 def _in_words(answer: Entry) -> str:
