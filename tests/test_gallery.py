@@ -155,6 +155,6 @@ def test_what_stands_in_a_table_cannot_break_it(gallery):
     assert effect(made) == f"✓ test accuracy, norm=bn against {yes}; ✗ test accuracy, norm=bn against {no}"
     assert effect(made | {"verdict": "contradicted", "answers": [none, bad]}) == f"test accuracy, norm=bn against {no}"
     assert effect(made | {"verdict": "supported"}).endswith("norm=none, model=mlp: +1 pp [+0.5, +1.5]")
-    assert verdict(made | {"budget": "full", "answers": [bad]}) == "✗ contradicted"
+    assert verdict(made | {"verdict": "contradicted", "budget": "full", "answers": [bad]}) == "✗ contradicted"
     assert effect({"answers": []}) == ""
     assert counted({"claims": {}}, ["a", "b"]).startswith("Of 2 claims none was run; 0 at full budget")
