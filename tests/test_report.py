@@ -164,6 +164,13 @@ def test_a_key_of_some_choices_only_does_not_split(tmp_path):
     ]  # fmt: skip
 
 
+def test_long_lists_of_equal_values_are_short_in_titles():
+    assert facets.brief("model.activation=relu, model.hidden=[64, 64, 64, 64]") == (
+        "model.activation=relu, model.hidden=4 x [64]"
+    )
+    assert facets.brief("model.hidden=[6, 64, 64], x=[8,8]") == "model.hidden=[6, 64, 64], x=[8,8]"
+
+
 def test_varied_keys_are_columns_and_facets(tmp_path):
     for groups in (2, 4):
         write_run(tmp_path, norm="gn", norm__num_groups=groups)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -47,9 +48,14 @@ def rows(runs: pd.DataFrame, setting: pd.DataFrame) -> list[Row]:
     for cell in full:
         part = runs[[_covers(other, cell, wild) for other in cells]]
         pairs = [(key, value) for key, value in zip(keys, cell, strict=True) if value != ""]
-        title = ", ".join(f"{key}={cell_text(value)}" for key, value in pairs)
+        title = brief(", ".join(f"{key}={cell_text(value)}" for key, value in pairs))
         result += _split(title, part)
     return result
+
+
+def brief(text: str) -> str:
+    """Lists of three equal values or more as in `model.hidden=12 x [64]`: in full they are too long for a title."""
+    return re.sub(r"\[(\w+)(?:, ?\1){2,}\]", lambda found: f"{found[0].count(',') + 1} x [{found[1]}]", text)
 
 
 def _covers(cell: tuple, other: tuple, wild: Sequence[bool]) -> bool:
