@@ -167,6 +167,7 @@ def test_where_all_diverge_the_smallest_is_chosen(contenders):
     assert [one.best for one in found] == [(min(setting[0] for setting in one.tried),) for one in found]
     said = ending.ledger(found, plan_of(*(c.arm for c in made)))
     assert said.count("all its trials came out alike: diverged or untrained") == 2
+    assert all(one.alike for one in found)  # so that no wider range is proposed round a best that there is not
 
 
 def test_started_again_it_asks_for_the_same_runs(contenders):

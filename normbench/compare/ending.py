@@ -43,7 +43,7 @@ def carried_out(
     for place, words in launch.problems.items():
         print(f"  {words} ({place})")
     code = _report(folder, plan, args, late)
-    if edges := [edge for arm in found for edge in arm.edges]:
+    if edges := [edge for arm in found for edge in arm.edges if not arm.alike]:  # of those there is no best
         print(f"\nto look beyond what was tried: {farther(args, edges, folder.name)}")
     if launch.problems:
         count = len(launch.problems)
@@ -76,7 +76,7 @@ def ledger(found: Sequence[Tuned], plan: Plan) -> str:
         words = arm.contender.words(arm.best)
         end = "; at the end of what was tried: " + ", ".join(e.setting for e in arm.edges) if arm.edges else ""
         lines.append(f"{name}  {words}, best of {counts}, validation accuracy {arm.mean():.4f} over {seeds}{end}")
-        if len(arm.scores) > 1 and len({score for own in arm.scores.values() for score in own.values()}) == 1:
+        if arm.alike:
             lines.append(f"  {' ' * width}  all its trials came out alike: diverged or untrained; try another range")
     return "\n".join(lines)
 

@@ -67,6 +67,11 @@ class Tuned:
         else:
             self.best, self.edges = found.best, found.edges
 
+    @property
+    def alike(self) -> bool:
+        """Whether several settings all have the very same score: diverged, or never trained."""
+        return len(self.scores) > 1 and len({score for own in self.scores.values() for score in own.values()}) == 1
+
     def mean(self) -> float:
         """Of the chosen setting, over the tune seeds."""
         found = self.scores[self.best or ()]

@@ -68,7 +68,9 @@ def _tuning(study: Study) -> str:
     }
     text = "; for other arms ".join(ways[how] for how in ways if how in hows)
     if study.options.plan is not None:
-        text += ". The intervals hold for the settings that were chosen; other trials (search_seed) may find better ones"
+        text += (
+            ". The intervals hold for the settings that were chosen; other trials (search_seed) may find better ones"
+        )
     tuned = "learning rate" if what == "learning rates" else f"setting ({_listed(study.options.tuned)})"
     return f"The {tuned} of each arm was chosen {_from(study)}: {text}.{_widened(selections)}"
 
