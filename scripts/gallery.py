@@ -102,7 +102,7 @@ def entry(report: Mapping[str, Any]) -> Entry:
     claim, versions = report["claim"], report["versions"]
     figure = next((f for f in report["figures"] if f["name"] == claim["figure"]), None)
     answers = [
-        {key: answer[key] for key in ("asked", "effect", "where", "verdict")}
+        {key: answer[key] for key in ("asked", "effect", "why", "where", "verdict")}
         | {key: answer["question"][key] for key in ("measure", "of", "than", "expect")}
         | {key: answer["row"][key] for key in ("state", "sentence", "n_pairs")}
         for answer in claim["answers"]

@@ -86,7 +86,10 @@ def test_what_else_varies_gives_an_answer_each(tmp_path):
         ("optimizer=adam", "contradicted"), ("optimizer=sgd", "supported"),
     ]  # fmt: skip
     (one,) = asked(tmp_path, Question("test_acc", expect="higher", where=("optimizer=sgd",), **BN))
-    assert one.verdict == "supported"
+    assert (one.verdict, one.where) == ("supported", "optimizer=sgd")  # named, or two questions would look like one
+    assert "(mlp, optimizer=sgd, " in one.row.sentence
+    probed = replace(one.question, where=("probe=activations", "batch_size=4"))
+    assert answers._shown(probed, {"optimizer": "sgd"}) == {"batch_size": "4", "optimizer": "sgd"}
 
 
 def test_models_and_data_sets_that_vary_are_named(tmp_path):
@@ -104,8 +107,13 @@ def test_the_time_to_a_target(tmp_path):
     (answer,) = asked(tmp_path, Question("step", expect="lower", **BN), target=0.85)
     assert (answer.verdict, answer.row.effect) == ("supported", pytest.approx(2.0))
     assert answer.sides == (dict.fromkeys(SEEDS, 80.0), dict.fromkeys(SEEDS, 160.0))
+    assert answer.effect.startswith("2.00x [")
+    assert answer.effect.endswith("] sooner")
     (other,) = asked(tmp_path, Question("step", expect="higher", **BN), target=0.85)
-    assert other.verdict == "contradicted"
+    assert (other.verdict, other.why) == ("contradicted", "it is the other way")
+    (turned,) = asked(tmp_path, Question("step", "norm=none", "norm=bn", "lower"), target=0.85)
+    assert turned.effect.startswith("2.00x [")
+    assert turned.effect.endswith("] later")
 
 
 def timed(root, times, **settings):
@@ -138,6 +146,52 @@ def test_a_target_that_cannot_be_told_says_nothing_beside_one_that_can(tmp_path)
     assert "by the first evaluation" in found[0].row.sentence
     assert answers.overall(found) == "supported"
     assert answers.overall(found[::2]) == "undecided"
+
+
+def test_runs_that_never_get_there_have_no_time(tmp_path):
+    timed(tmp_path, {"none": (20, 1000), "bn": (10, 60)})
+    (answer,) = of_targets(tmp_path, Question("step", expect="lower", **BN), 0.85)
+    assert answer.sides == (dict.fromkeys(SEEDS, 60.0), {})
+    assert answer.row.censored_a == len(SEEDS)
+
+
+def test_what_is_not_supported_says_why(tmp_path):
+    for seed in SEEDS[:3]:
+        run(tmp_path, 0.8, seed, norm="none")
+        run(tmp_path, 0.8 + 0.1 * (seed - 1), seed, norm="bn")
+        run(tmp_path, 0.8, seed, norm="ln")
+        run(tmp_path, 0.8, seed, norm="gn")
+    for seed in SEEDS[:2]:
+        run(tmp_path, 0.8, seed, norm="in")
+    whys = {
+        than: asked(tmp_path, Question("test_acc", "norm=ln", f"norm={than}", "higher"))[0].why
+        for than in ("bn", "gn", "in")
+    }
+    assert whys == {
+        "bn": "3 seeds cannot tell", "gn": "no difference that matters",
+        "in": "2 paired seeds; at least 3 are needed",
+    }  # fmt: skip
+    (one,) = asked(tmp_path, Question("test_acc", "norm=ln", "norm=gn", "same"))
+    assert (one.verdict, one.why) == ("supported", "")
+
+
+def test_what_a_grid_cannot_resolve_is_not_the_same(tmp_path):
+    """All seeds agree on the grid, and the step of the grid is wider than what matters."""
+    for seed in SEEDS:
+        for lr in (0.01, 0.1, 1.0):
+            for norm in ("none", "bn"):
+                run(tmp_path, 0.8, seed, norm=norm, optimizer="sgd", optimizer__lr=lr)
+    names = ("usable_range", "largest", "share_trained")
+    found = asked(tmp_path, *(Question(name, expect="higher", along="optimizer.lr", **BN) for name in names))
+    assert [answer.verdict for answer in found] == ["undecided"] * 3
+    assert all(answer.row.ci_low < -answer.margin < answer.margin < answer.row.ci_high for answer in found)
+
+
+def test_the_learning_rate_casts_no_doubt_on_milliseconds(tmp_path):
+    rates(tmp_path)
+    pace, accuracy = asked(tmp_path, *(Question(name, expect="same", **BN) for name in ("pace", "test_acc")))
+    assert "lr_at_edge" in accuracy.row.flags
+    assert pace.row.flags == ""
 
 
 def test_one_target_the_other_way_contradicts_in_part(tmp_path):

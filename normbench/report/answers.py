@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.claim import TIMES, Claim, Question
-from normbench.report import searched, selection, shares, stats, target, verdict
+from normbench.report import paper, searched, selection, shares, stats, target, verdict
 from normbench.report.measures import FOUND, IMPORTANCE, MEASURES, WORDS, Points, Seeds
 from normbench.report.selection import LR
 from normbench.report.state import ACCURACY_MARGIN, Flag, State, Subject, gains
@@ -30,8 +30,8 @@ TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", IN_PART: "✓✗", UNDECIDED: "
 
 @dataclass(frozen=True)
 class Answer:
-    """where: what else the runs share. sides: the numbers a seed of `of` and `than`. margin: the smallest difference
-    that matters, NaN of times.
+    """where: what else the runs share. sides: the numbers a seed of `of` and `than`; those that never got to the target
+    of a time are missing. margin: the smallest difference that matters, NaN of times. why: it is not supported.
     """
 
     question: Question
@@ -40,6 +40,16 @@ class Answer:
     verdict: str
     sides: tuple[Seeds, Seeds]
     margin: float
+    why: str = ""
+
+    @property
+    def effect(self) -> str:
+        """The effect with its interval; of times how much sooner, or later."""
+        ratio = self.row.effect
+        if self.row.effect_kind != "ratio" or not math.isfinite(ratio):
+            return paper.effect_text(self.row)
+        text = paper.effect_text(self.row, ratio >= 1)
+        return text if ratio == 1 else f"{text} {'sooner' if ratio > 1 else 'later'}"
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,7 @@ def _answer(
     study: Study, question: Question, where: Mapping[str, Any], sides: tuple[_Side, _Side], goal: float | None = None
 ) -> Answer:
     of, than = sides
+    where = _shown(question, where)
     if question.measure in TIMES:
         numbers, effect, subject = _time(study, question, of, than, goal)
         margin = question.margin
@@ -186,9 +197,13 @@ def _answer(
         measure = MEASURES[question.measure]
         if bool(question.along) != measure.along:
             raise Refused(f"{question.measure} {'needs' if measure.along else 'takes no'} along: a key")
-        numbers = measure.of(study, _points(question, of)), measure.of(study, _points(question, than))
-        grain = 1 / float(of.first.runs["n_test"].iloc[0]) if question.measure == "test_acc" else 0.0
-        effect = stats.difference(numbers[1], numbers[0], paired=_paired(*numbers), resolution=grain)
+        points = _points(question, of), _points(question, than)
+        numbers = measure.of(study, points[0]), measure.of(study, points[1])
+        grain = max(map(measure.grain, points))
+        if question.measure == "test_acc":
+            grain = 1 / float(of.first.runs["n_test"].iloc[0])
+        how: Any = {"paired": _paired(*numbers), "resolution": grain, "coarse": measure.along}
+        effect = stats.difference(numbers[1], numbers[0], **how)
         margin = measure.margin if question.margin is None else question.margin
         margin *= abs(_mean(numbers[1])) if measure.relative and question.margin is None else 1.0
         subject = Subject(measure.words, "", "", "", "", "", less_is_better=question.expect == "lower")
@@ -198,9 +213,24 @@ def _answer(
     )  # fmt: skip
     lost = [0, 0] if question.along else [sum(_lost(side, arm) for arm in side.arms) for side in (than, of)]
     flags, refusal = _flags(study, question, of, than, goal), _refusal(question, of, than)
-    row = verdict.judge(effect, subject, flags=flags, refusal=refusal, margin=margin, diverged=(lost[0], lost[1]))
+    diverged = lost[0], lost[1]
+    row = verdict.judge(effect, subject, flags=flags, refusal=refusal, margin=margin, diverged=diverged)
     came = _verdict(effect, row.state, subject, question.expect)
-    return Answer(question, _words(where), row, came, numbers, math.nan if margin is None else margin)
+    why = _why(row, came, verdict.refused(effect, refusal, diverged))
+    return Answer(question, _words(where), row, came, numbers, math.nan if margin is None else margin, why)
+
+
+def _why(row: verdict.Comparison, came: str, refused: str) -> str:
+    """In a few words, why a question is not supported; "" where it is."""
+    if came == SUPPORTED:
+        return ""
+    if refused:
+        return refused
+    if came == CONTRADICTED:
+        return "no difference that matters" if row.state == State.SAME else "it is the other way"
+    none = 1.0 if row.effect_kind == "ratio" else 0.0
+    told = [] if row.ci_low > none or row.ci_high < none else [f"{row.n_pairs} seeds cannot tell"]
+    return "; ".join([*told, *(Flag(name).sentence for name in row.flags.split(";") if name)]) or "too small to tell"
 
 
 def _lost(side: _Side, arm: Arm) -> int:
@@ -210,7 +240,8 @@ def _lost(side: _Side, arm: Arm) -> int:
 def _flags(study: Study, question: Question, of: _Side, than: _Side, goal: float | None) -> dict[Flag, str]:
     flags: dict[Flag, str] = {}
     picked = than.first.selection, of.first.selection
-    if not question.along and picked[0] and picked[1] and not (of.tuned or than.tuned):
+    chosen = not question.along and not (of.tuned or than.tuned)
+    if chosen and picked[0] and picked[1] and (question.measure in TIMES or MEASURES[question.measure].tuned):
         flags = verdict.tuning_flags(picked[0], picked[1])
     if question.measure in TIMES and goal is None and study.options.target is None:
         flags[Flag.POST_HOC_TARGET] = ""
@@ -260,7 +291,7 @@ def _time(
     effect = target.compare(crossed[1], crossed[0], question.measure, paired=_paired(*crossed), reselected=moved)
     if effect.resolution >= 1 and not effect.refused:
         effect = replace(effect, refused=f"{goal:g} was reached by the first evaluation, so nobody knows when")
-    numbers = [{s: float(getattr(c, question.measure)) for s, c in side.items()} for side in crossed]
+    numbers = [{s: float(getattr(c, question.measure)) for s, c in side.items() if c.reached} for side in crossed]
     return (numbers[0], numbers[1]), effect, blank
 
 
@@ -309,6 +340,12 @@ def _mean(values: Seeds) -> float:
 def _place(arm: Arm, where: Mapping[str, Any]) -> str:
     told = {key: value for key, value in where.items() if key not in ("model", "dataset")}  # said already
     return ", ".join(text for text in (str(arm.runs["model"].iloc[0]), _words(told)) if text)
+
+
+def _shown(question: Question, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What both sides share, as typed and as it varies. Not what was measured by: a probe changes no number."""
+    typed = dict(part.split("=", 1) for part in question.where)
+    return {key: value for key, value in {**typed, **cell}.items() if key != "probe"}
 
 
 def _words(where: Mapping[str, Any]) -> str:

@@ -180,12 +180,13 @@ def _tested(study: Study) -> Tested | None:
     found = tuple(answers(study, claim))
     rows = [
         (f"{a.row.variant} against {a.row.baseline}" + (f", {a.where}" if a.where else ""), asked(a),
-         paper.effect_text(a.row), f"{SYMBOLS[a.row.state]} {a.row.state}", a.verdict)
+         a.effect, f"{SYMBOLS[a.row.state]} {a.row.state}", f"{a.verdict}: {a.why}" if a.why else a.verdict)
         for a in found
     ]  # fmt: skip
     caption = (
-        "Supported: the 95% interval excludes no effect in the direction that is claimed. Contradicted: it does so in "
-        "the other one, or lies within the margin below which nothing matters. The claim is supported where all are."
+        "Supported: the 95% interval lies wholly on the claimed side of no effect; of the same, wholly within the "
+        "margin below which nothing matters. Contradicted: it lies on the other side, or within the margin where a "
+        "difference is claimed. The claim is supported where all are."
     )
     header = ("Comparison", "Question", "Effect [95% CI]", "State", "Claim")
     table = _table("claim", "What was asked", caption, header, rows)

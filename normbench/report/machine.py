@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.report import exports, paper
+from normbench.report import exports
 from normbench.report.content import Content, asked
 from normbench.report.figures import Drawn
 from normbench.report.study import Arm, Study
@@ -70,7 +70,7 @@ def _claim(study: Study, content: Content) -> dict[str, Any] | None:
         return None
     answers = [
         {"question": vars(a.question) | {"where": list(a.question.where)}, "where": a.where, "verdict": a.verdict,
-         "asked": asked(a), "effect": paper.effect_text(a.row),
+         "asked": asked(a), "effect": a.effect, "why": a.why,
          "of": {str(s): _plain(v) for s, v in a.sides[0].items()},
          "than": {str(s): _plain(v) for s, v in a.sides[1].items()},
          "row": {key: _plain(value) for key, value in vars(a.row).items()}}

@@ -1,5 +1,6 @@
 """What a claim measures: a number a seed, from the runs that one side of a question is reported by. Pure."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class Measure:
     """A number a seed, from the runs of one side. words: what is told, with the unit.
 
     of: the points of one side -> seed -> value. margin: the smallest difference that matters, `relative` to the mean of
-    the side that is compared with or as it is. along: runs over the values of a key.
+    the side that is compared with or as it is. along: runs over the values of a key; grain: how finely they let the
+    number be known. tuned: whether the rate that is chosen matters for it.
     """
 
     words: str
@@ -31,6 +33,8 @@ class Measure:
     of: Callable[[Study, Points], Seeds]
     along: bool = False
     relative: bool = False
+    grain: Callable[[Points], float] = lambda points: 0.0
+    tuned: bool = True
 
 
 def _last(column: str) -> Callable[[Study, Points], Seeds]:
@@ -118,15 +122,26 @@ def _fall(study: Study, points: Points) -> Seeds:
     }
 
 
+def _step(points: Points) -> float:
+    """Decades between neighbouring values, the widest."""
+    at = sorted(math.log10(value) for value in points)
+    return max((b - a for a, b in itertools.pairwise(at)), default=0.0)
+
+
+def _one_of(points: Points) -> float:
+    """One value's share of all, in percent."""
+    return 100 / max(len(points), 1)
+
+
 MEASURES = {
     "test_acc": Measure("test_acc", ACCURACY_MARGIN, _last("test_score")),
     "test_loss": Measure("test_loss", LOSS_MARGIN, _last("test_loss")),
     "gap": Measure("gap between training and validation accuracy in pp", 0.5, _gap),
-    "pace": Measure("milliseconds a step", 0.05, _pace, relative=True),
+    "pace": Measure("milliseconds a step", 0.05, _pace, relative=True, tuned=False),
     "best_found": Measure("test_acc", ACCURACY_MARGIN, _best, along=True),
-    "share_trained": Measure("percent of runs that train, over all values", 5.0, _share, along=True),
-    "largest": Measure("largest value at which it trains, in powers of ten", 0.25, _largest, along=True),
-    "usable_range": Measure("usable range in decades", 0.25, _usable, along=True),
+    "share_trained": Measure("percent of runs that train, over all values", 5.0, _share, along=True, grain=_one_of),
+    "largest": Measure("largest value at which it trains, in powers of ten", 0.25, _largest, along=True, grain=_step),
+    "usable_range": Measure("usable range in decades", 0.25, _usable, along=True, grain=_step),
     "accuracy_lost": Measure(
         "accuracy lost against the best value in pp, mean over all values", 0.5, _lost, along=True
     ),

@@ -50,8 +50,9 @@ def effect_of(row: Comparison) -> Effect:
     return Effect(row.effect_kind, Interval(row.effect, row.ci_low, row.ci_high, row.n_pairs, ""), bound=bound)
 
 
-def effect_text(row: Comparison) -> str:
-    return MISSING if math.isnan(row.effect) else short(effect_of(row), row.metric)
+def effect_text(row: Comparison, ahead: bool = True) -> str:
+    """ahead: False inverts a ratio."""
+    return MISSING if math.isnan(row.effect) else short(effect_of(row), row.metric, ahead)
 
 
 def rate_text(arm: Arm) -> str:

@@ -168,17 +168,21 @@ def binomial_se(accuracy: float, n_images: int) -> float:
 
 def difference(
     a: Arm, b: Arm, *, paired: bool = True, lower_is_better: bool = False, resolution: float = 0,
-    reselected: int = 0,
+    reselected: int = 0, coarse: bool = False,
 ) -> Effect:  # fmt: skip
     """Variant minus baseline, b - a: mean of the per-seed differences with the paired t interval.
 
     Welch's interval where `paired` is False. Whether seeds pair up is declared by the caller, never read off the
     result. `resolution`: the grid of the values, 1 / n_test for accuracies (see FLOOR_STEPS), 0 for losses.
     `reselected`: the number of seeds that chose, as `selection.reselected` says, or 0; above 0 the interval is wider,
-    and there is no exact p.
+    and there is no exact p. `coarse`: equal values do not mean that nothing differs, as the ends of a range that is
+    known to a step of the grid; the floor then holds for them, too.
     """
     kind, floor = "difference", FLOOR_STEPS * resolution
-    effect = _paired(kind, a, b, floor, lower_is_better) if paired else _welch(kind, a, b, floor, reselected)
+    if paired:
+        effect = _paired(kind, a, b, floor, lower_is_better, coarse=coarse)
+    else:
+        effect = _welch(kind, a, b, floor, reselected)
     return replace(_widened(effect, reselected), resolution=resolution)
 
 
@@ -213,13 +217,14 @@ def interaction(a_off: Arm, a_on: Arm, b_off: Arm, b_on: Arm, *, resolution: flo
 
 
 def _paired(
-    kind: str, a: Arm, b: Arm, floor: float, lower_is_better: bool = False, size: float = 0, exact: bool = True
-) -> Effect:
+    kind: str, a: Arm, b: Arm, floor: float, lower_is_better: bool = False, size: float = 0, exact: bool = True,
+    coarse: bool = False,
+) -> Effect:  # fmt: skip
     seeds = sorted(set(a) & set(b))
     x, y = _finite([a[s] for s in seeds], 0), _finite([b[s] for s in seeds], 0)
     size = max(size, _size(x), _size(y))
     d = np.where(abs(y - x) <= ROUNDING * size, 0.0, y - x)
-    interval, p = _t_interval(d, floor, size)
+    interval, p = _t_interval(d, floor, size, coarse)
     least = sign_flip_floor(len(d)) if len(d) >= FEWEST else math.nan
     return Effect(
         kind, interval, True, len(a), len(b),
@@ -301,12 +306,14 @@ def _sd(x: np.ndarray, size: float) -> float:
     return 0.0 if np.ptp(x) <= ROUNDING * size else float(x.std(ddof=1))
 
 
-def _t_interval(x: np.ndarray, floor: float, size: float = 0) -> tuple[Interval, float]:
-    """Mean with its t interval, and the p of mean 0. No floor applies where every value is 0: nothing differs."""
+def _t_interval(x: np.ndarray, floor: float, size: float = 0, coarse: bool = False) -> tuple[Interval, float]:
+    """Mean with its t interval, and the p of mean 0. No floor applies where every value is 0, unless they are `coarse`:
+    nothing differs.
+    """
     n, middle = len(x), float(x.mean()) if len(x) else math.nan
     if n < FEWEST:
         return Interval(middle, math.nan, math.nan, n, f"none: {n} values"), math.nan
     sd = _sd(x, max(size, _size(x)))
-    sd = max(sd, floor) if x.any() else 0.0
+    sd = max(sd, floor) if x.any() or coarse else 0.0
     half = half_width(sd, n)
     return Interval(middle, middle - half, middle + half, n, "t"), t_test(middle, sd / math.sqrt(n), n - 1)

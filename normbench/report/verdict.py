@@ -159,7 +159,7 @@ def judge(
         raise ValueError(f"a time to target is compared by its ratio, given a {effect.kind}")
     margin = default_margin(effect, subject) if margin is None else margin
     raised = {f: text for f, text in (flags or {}).items() if effect.kind == "ratio" or f not in OF_TIMES}
-    why = _refusal(effect, refusal, diverged, learned)
+    why = refused(effect, refusal, diverged, learned)
     if why:
         raw = state = State.REFUSED
     else:
@@ -176,7 +176,8 @@ def judge(
     )  # fmt: skip
 
 
-def _refusal(effect: Effect, refusal: str, diverged: tuple[int, int], learned: bool) -> str:
+def refused(effect: Effect, refusal: str, diverged: tuple[int, int], learned: bool = True) -> str:
+    """Why there is no verdict; "" where there is one."""
     n, what = effect.interval.n, "paired seeds" if effect.paired else "seeds in the smaller arm"
     if refusal or effect.refused:
         return refusal or effect.refused

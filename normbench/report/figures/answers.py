@@ -10,7 +10,7 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 
 from normbench.report import answers as answered
-from normbench.report import captions, panels, paper
+from normbench.report import captions, panels
 from normbench.report.answers import CONTRADICTED, SUPPORTED, TESTED, UNDECIDED, Answer
 from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.figures._claimed import claim_of
@@ -21,7 +21,7 @@ from normbench.report.state import TIME_MARGIN
 from normbench.report.study import Study
 from normbench.report.style import NORMS, RC, WIDTH, text_color
 
-MOST = 7  # questions a figure
+MOST = 12  # questions a figure
 HEAD, PANEL, FOOT = 0.34, 0.4, 0.32  # inches
 NAME, VALUES, GAP, EFFECT = 1.75, 2.15, 0.35, 2.3
 SMALL = 7.5  # points
@@ -98,6 +98,10 @@ def _values(axis: Axes, answer: Answer) -> None:
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
     _limits(axis, [*of.values(), *than.values()], timed)
+    if timed and (lost := answer.row.censored_a + answer.row.censored_b):
+        b, a = answer.row.censored_b, answer.row.censored_a
+        note(axis, f"not reached: {b} above, {a} below" if b and a else f"not reached: {lost}", (1, 1), (0, 2),
+             ha="right", va="bottom", color=GREY, fontsize=6.5)  # fmt: skip
     unit = " (%)" if _scale(answer) == 100 else " (log scale)" if timed else ""
     axis.set_xlabel(f"Single seeds{unit}", labelpad=1, fontsize=7)
 
@@ -150,7 +154,7 @@ def _effect(axis: Axes, answer: Answer) -> None:
     tone = TONES[answer.verdict]
     axis.plot(line, [0.5, 0.5], color=tone, linewidth=1.4, solid_capstyle="butt", label="_interval")
     axis.plot([row.effect * scale], [0.5], "D", color=tone, markersize=4.2, label="_effect")
-    text = paper.effect_text(row)
+    text = answer.effect
     note(axis, text, (0.5, 1), (0, 2), ha="center", va="bottom", fontsize=fitted(text, EFFECT, size=SMALL))
 
 
