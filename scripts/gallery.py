@@ -5,7 +5,8 @@ r"""Make results/gallery/, docs/claims.md and the README's table of claims from 
     python scripts/gallery.py --check         exit code 1 if the pages are not what claims.json says
 
 Each folder adds its claim to results/gallery/claims.json, or takes the place of an earlier one: the full budget goes
-before the quick one, and budget=paper has a place of its own. Every number comes from the folder's report.json.
+before the quick one, and budget=paper has a place of its own. Every number comes from the folder's report.json. What a
+person made of a verdict is in results/gallery/readings.yaml, and is shown as long as that verdict stands.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from gallery_pages import Entry, in_readme, page  # pyright: ignore[reportMissingImports]
 
 from normbench import reproduce
@@ -38,7 +40,8 @@ def main(args: Sequence[str]) -> int:
             add(gallery, folder, GALLERY)
         write(GALLERY / "claims.json", (json.dumps(gallery, indent=1, ensure_ascii=False) + "\n").encode())
     known = reproduce.known()
-    pages = {PAGE: page(gallery, known), README: in_readme(README.read_text(), gallery, known)}
+    readings = yaml.safe_load((GALLERY / "readings.yaml").read_text())
+    pages = {PAGE: page(gallery, known, readings), README: in_readme(README.read_text(), gallery, known)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     if given.check:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)

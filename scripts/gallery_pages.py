@@ -1,5 +1,6 @@
 """The pages of scripts/gallery.py: docs/claims.md and a part of the README. Pure."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,40 @@ FIRST = (  # what a newcomer asks first, in this order; these are in the README
     "bn_placement", "bn_replaces_dropout", "small_batches", "test_time_statistics", "covariate_shift",
     "layernorm_in_rnn", "clipping_stops_explosion", "adam_vs_momentum", "random_beats_grid",
 )  # fmt: skip
+GROUPS = {  # of docs/claims.md, in its order
+    "Batch normalization": (
+        "bn_speeds_training", "bn_allows_large_lr", "bn_forgives_initialization", "bn_rescues_saturation",
+        "vanishing_gradients", "shallow_nets_need_only_inputs", "bn_placement", "bn_replaces_dropout", "l2_with_bn",
+        "batch_noise_regularizes", "noise_robustness", "small_batches", "test_time_statistics", "covariate_shift",
+        "santurkar_smoothness", "statistics_in_the_gradient", "scale_invariance", "bias_is_redundant", "bn_cost",
+        "cnn_bn_rmsprop",
+    ),
+    "Other normalizations": (
+        "layernorm_in_rnn", "normalizers_compared", "whitening_cost", "input_normalization",
+    ),
+    "Clipping": ("clipping_stops_explosion", "clip_update_in_adam", "lenet_bn_clip"),
+    "Optimizers, learning rates, losses": (
+        "adam_vs_momentum", "lr_decay_helps", "lr_matters_most", "cross_entropy_learns_faster",
+    ),
+    "Searching for settings": ("random_beats_grid", "coarse_to_fine", "log_scale_search", "panda_or_caviar"),
+}  # fmt: skip
 SHOWN = ("covariate_shift", "bn_allows_large_lr", "small_batches")  # with their pictures
 Entry = dict[str, Any]  # of claims.json
 Known = Mapping[str, Mapping[str, Any]]  # the claims as their files have them
+Readings = Mapping[str, Mapping[str, Any]]  # results/gallery/readings.yaml
 
 
-def page(gallery: Mapping[str, Any], known: Known) -> str:
-    """docs/claims.md: one table, then a section a claim."""
+def page(gallery: Mapping[str, Any], known: Known, readings: Readings) -> str:
+    """docs/claims.md: one table a group, then a section a claim."""
     claims = [name for name, data in known.items() if "quick" in data]
-    parts = [INTRODUCTION, counted(gallery, claims), table(gallery, claims, known)]
+    parts = [INTRODUCTION, counted(gallery, claims), WORDS_OF_VERDICTS]
+    for title, names in GROUPS.items():
+        parts += [f"## {title}", table(gallery, names, known)]
     papers = [name for name, data in known.items() if "paper" in data]
     parts += ["## Papers' own settings", OF_PAPERS, papers_table(gallery, papers, known)]
-    for name in claims:
-        parts += section(name, gallery["claims"].get(name), known[name])
+    for names in GROUPS.values():
+        for name in names:
+            parts += section(name, gallery["claims"].get(name), known[name], readings)
     return "\n\n".join(parts) + "\n"
 
 
@@ -35,19 +57,26 @@ INTRODUCTION = """\
 
 <!-- made by scripts/gallery.py from results/gallery/claims.json; do not edit -->
 
-Every claim about normalization, clipping and optimizers in the documents is one command. `normbench reproduce NAME`
-trains it in minutes (`budget=full`: up to an hour), judges it, and writes a report that begins with what is shown here.
+Every claim about normalization, clipping and optimizers in the five documents that normbench was made for (000 on
+batch normalization, 001 on networks with normalization and clipping, 002 and 003 on batch normalization, 004 on
+training in general) is one command. `normbench reproduce NAME` trains it in minutes (`budget=full`: up to an hour),
+judges it, and writes a report that begins with what is shown here."""
 
-- **✓ supported**: the 95% interval of every question's effect excludes no effect, in the direction that is claimed.
-- **✗ contradicted**: for at least one question it does so in the other direction, or lies wholly within the margin
-  below which nothing matters (0.5 pp of accuracy, a tenth of a time).
+WORDS_OF_VERDICTS = """\
+- **✓ supported**: of every question the 95% interval lies wholly on the claimed side of no effect; of "the same",
+  wholly within the margin below which nothing matters.
+- **✗ contradicted**: of at least one question it lies on the other side, or within the margin where a difference is
+  claimed.
 - **✓✗ in part**: a claim says several things; one question at least is supported, and one contradicted.
-- **? undecided**: these runs cannot tell, or too many reservations stand against what they seem to say: a best rate
-  at the end of those tried, a choice that hangs on one seed, evaluations far apart. More seeds and rates might tell.
+- **? undecided**: these runs can't tell, or too many reservations stand against what they seem to say. It is not
+  "no effect": more seeds and rates might tell. Each answer says why.
 
-A verdict holds for the data, the network and the budget that stand beside it. Every arm is told at its own best
-learning rate, chosen without the seed that is reported; test data are read once. Times are asked about at 70, 80 and
-85% validation accuracy, for every claim. Times of training are seconds of one CPU core, all runs together."""
+A verdict holds for the data, the network and the budget that stand beside it. Each arm is told at its own best
+learning rate, chosen without the seed that is reported, unless a rate is named or the caption says that nothing was
+tuned; test data are read once. Times are asked about at 70, 80 and 85% validation accuracy, fixed beforehand; a
+target that no run reaches, or all by their first evaluation, is not counted. What does not matter: 0.5 pp of accuracy
+or of a gap, a tenth of a time, 0.01 of a loss, 5% of the milliseconds of a step, a quarter of a decade of learning
+rates, 5% of the runs."""
 
 OF_PAPERS = (
     "`budget=paper` is a paper's own setting, as far as normbench has it: PASS, FAIL or NOT COMPARABLE with what was "
@@ -70,13 +99,15 @@ def counted(gallery: Mapping[str, Any], claims: Sequence[str]) -> str:
 
 
 def verdict(made: Entry | None) -> str:
-    """As in "✓✗ in part (quick): 4 ✓, 1 ✗, 1 ?", where a claim has several questions."""
+    """As in "✓✗ in part (quick): 4 ✓, 1 ✗, 1 ? of 6 questions", where a claim has several of them."""
     if made is None:
         return "not run"
     counts = Counter(answer["verdict"] for answer in told(made))
     several = ", ".join(f"{counts[word]} {symbol}" for word, symbol in SYMBOLS.items() if counts[word])
     quick = " *(quick)*" if made["budget"] == "quick" else ""
-    return f"{SYMBOLS[made['verdict']]} {made['verdict']}{quick}" + (f": {several}" if counts.total() > 1 else "")
+    return f"{SYMBOLS[made['verdict']]} {made['verdict']}{quick}" + (
+        f": {several} of {counts.total()} questions" if counts.total() > 1 else ""
+    )
 
 
 def told(made: Entry) -> list[Entry]:
@@ -105,18 +136,21 @@ def _in_words(answer: Entry) -> str:
 
 
 def table(gallery: Mapping[str, Any], claims: Sequence[str], known: Known) -> str:
-    header = ("Claim", "Document", "Verdict, of how many questions", "What decides it [95% CI]", "Seeds", "Data",
-              "Command", "Training")  # fmt: skip
-    rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    rows = ["| Claim | Verdict | What decides it [95% CI] | Seeds |", "|" + "---|" * 4]
     for name in claims:
         made = gallery["claims"].get(name)
-        runs = made["runs"] if made else {}
         cells = [
-            f"[{name}](#{name})", str(known[name]["source"]), verdict(made), effect(made), str(runs.get("seeds", "")),
-            ", ".join(runs.get("dataset", ())), command(name, made), duration(runs["train_s"]) if runs else "",
-        ]  # fmt: skip
+            f"[{sentence(known[name])}](#{name})",
+            verdict(made),
+            effect(made),
+            str(made["runs"]["seeds"]) if made else "",
+        ]
         rows.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(rows)
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    return " ".join(str(data["claim"]).split())
 
 
 def papers_table(gallery: Mapping[str, Any], papers: Sequence[str], known: Known) -> str:
@@ -137,14 +171,14 @@ def cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
-def section(name: str, made: Entry | None, data: Mapping[str, Any]) -> list[str]:
-    """A claim: its words, verdict, picture, what was asked and answered, and what to make of it."""
+def section(name: str, made: Entry | None, data: Mapping[str, Any], readings: Readings) -> list[str]:
+    """A claim: its words, verdict, what to make of it, picture, what was asked and answered."""
     words = {
         key: " ".join(str((made or data).get(key) or "").split())
         for key in ("claim", "source", "words", "remark", "number")
     }
     said = f"{words['source'][:1].upper()}{words['source'][1:]}" + (f": {words['words']}." if words["words"] else ".")
-    parts = [f"## {name}", f"**{words['claim']}**", said]
+    parts = [f"### {name}", f"**{words['claim']}**", said]
     parts += [f"The document's own numbers: {words['number']}."] if words["number"] else []
     if made is None:
         return [*parts, f"Not run. `normbench reproduce {name}`", *([words["remark"]] if words["remark"] else [])]
@@ -155,15 +189,35 @@ def section(name: str, made: Entry | None, data: Mapping[str, Any]) -> list[str]
         f"{runs['seeds']} seeds, {duration(runs['train_s'])} of training, torch {', '.join(made['torch'])}"
         + (f", commit {commits}." if commits else ".")
     )
+    parts += [reading] if (reading := read_as(name, made, readings)) else []
+    parts += [f"*What was done.* {linked(words['remark'])}"] if words["remark"] else []
     if made["picture"]:
-        parts += [f"![{words['claim'].rstrip('.')}](../results/gallery/{made['picture']})", made["caption"]]
+        alt = f"Figure of {name}; verdict: {made['verdict']}"
+        parts += [f"![{alt}](../results/gallery/{made['picture']})", made["caption"]]
     rows = ["| Compared | Question | Effect [95% CI] | Answer |", "|---|---|---|---|"]
     for answer in made["answers"]:
         compared = f"{answer['of']} against {answer['than']}" + (f", {answer['where']}" if answer["where"] else "")
-        rows.append(f"| {' | '.join(map(cell, (compared, answer['asked'], answer['effect'], answer['verdict'])))} |")
+        came = f"{SYMBOLS[answer['verdict']]} {answer['verdict']}" + (f": {answer['why']}" if answer["why"] else "")
+        rows.append(f"| {' | '.join(map(cell, (compared, answer['asked'], answer['effect'], came)))} |")
     parts += ["\n".join(rows)] if made["answers"] else []
-    parts += [f"*What to make of it.* {words['remark']}"] if words["remark"] else []
     return [*parts, command(name, made)]
+
+
+def read_as(name: str, made: Entry, readings: Readings) -> str:
+    """What a person made of it, as long as verdict and budget are those that were read."""
+    found = readings.get(name) or {}
+    same = (found.get("verdict"), found.get("budget")) == (made["verdict"], made["budget"])
+    return f"*What to make of it.* {' '.join(str(found['text']).split())}" if same else ""
+
+
+def linked(text: str) -> str:
+    return re.sub(r"docs/(\w[\w-]*\.md)", r"[\1](\1)", text)
+
+
+LEGEND = (
+    "✓ supported; ✗ contradicted, the other way or too small to matter; ? undecided, these runs can't tell, which is "
+    'not "no effect".'
+)
 
 
 def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
@@ -177,19 +231,16 @@ def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
     if not begin or not end:
         sys.exit(f"README.md has no {BEGIN} ... {END}")
     claims = [name for name, data in known.items() if "quick" in data]
-    rows = ["| Claimed | What came out, of how many questions | What decides it [95% CI] |", "|---|---|---|"]
+    rows = ["| Claimed | What came out | What decides it [95% CI] |", "|---|---|---|"]
     for name in FIRST:
         made = gallery["claims"].get(name)
-        sentence = " ".join(str(known[name]["claim"]).split())
-        rows.append(
-            f"| {cell(f'[{sentence}](docs/claims.md#{name})')} | {cell(verdict(made))} | {cell(effect(made))} |"
-        )
+        link = f"[{sentence(known[name])}](docs/claims.md#{name})"
+        rows.append(f"| {' | '.join(map(cell, (link, verdict(made), effect(made))))} |")
     pictures = []
     for name in SHOWN:
         made = gallery["claims"].get(name)
         if made and made["picture"]:
-            sentence = " ".join(str(known[name]["claim"]).split())
-            pictures.append(f"**{sentence}** {verdict(made)} ([all of it](docs/claims.md#{name}))")
-            pictures.append(f"![{sentence}](results/gallery/{made['picture']})")
-    parts = [counted(gallery, claims), "\n".join(rows), *pictures]
+            pictures.append(f"**{sentence(known[name])}** {verdict(made)} ([all of it](docs/claims.md#{name}))")
+            pictures.append(f"![Figure of {name}; verdict: {made['verdict']}](results/gallery/{made['picture']})")
+    parts = [counted(gallery, claims), LEGEND, "\n".join(rows), *pictures]
     return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from fakes import write_run
 
 from normbench import claim, reproduce
@@ -42,6 +43,8 @@ def reported(tmp_path_factory):
 def place(gallery, tmp_path, monkeypatch):
     """The script with a gallery, a page and a README of its own, where nothing was run."""
     (tmp_path / "README.md").write_text("# It\n\n<!-- scripts/gallery.py -->\nold\n<!-- end -->\n\nMore.\n")
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "readings.yaml").write_text("{}\n")
     for name, path in {"ROOT": "", "GALLERY": "gallery", "PAGE": "claims.md", "README": "README.md"}.items():
         monkeypatch.setattr(gallery, name, tmp_path / path)
     return tmp_path
@@ -140,6 +143,33 @@ def test_a_large_svg_is_shown_as_png(gallery, tmp_path):
     assert not (tmp_path / "it.png").exists()
 
 
+def test_every_claim_is_in_one_group(gallery):
+    from gallery_pages import GROUPS  # pyright: ignore[reportMissingImports]
+
+    names = [name for group in GROUPS.values() for name in group]
+    assert sorted(names) == sorted(name for name, data in reproduce.known().items() if "quick" in data)
+
+
+def test_what_a_person_made_of_a_verdict_goes_with_it(gallery):
+    from gallery_pages import read_as  # pyright: ignore[reportMissingImports]
+
+    readings = {"it": {"verdict": "undecided", "budget": "quick", "text": "Too few\n  seeds."}}
+    made = {"verdict": "undecided", "budget": "quick"}
+    assert read_as("it", made, readings) == "*What to make of it.* Too few seeds."
+    assert read_as("it", made | {"verdict": "supported"}, readings) == ""
+    assert read_as("it", made | {"budget": "full"}, readings) == ""
+    assert read_as("other", made, readings) == ""
+
+
+def test_every_reading_is_shown(gallery):
+    from gallery_pages import read_as  # pyright: ignore[reportMissingImports]
+
+    found = gallery.read(gallery.GALLERY / "claims.json")["claims"]
+    readings = yaml.safe_load((gallery.GALLERY / "readings.yaml").read_text())
+    stale = [name for name in readings if not read_as(name, found[name], readings)]
+    assert not stale, "these verdicts have changed; read them anew, in results/gallery/readings.yaml"
+
+
 def test_what_stands_in_a_table_cannot_break_it(gallery):
     from gallery_pages import counted, effect, verdict  # pyright: ignore[reportMissingImports]
 
@@ -150,7 +180,7 @@ def test_what_stands_in_a_table_cannot_break_it(gallery):
                    "verdict": "supported", "where": "model=mlp"}  # fmt: skip
     bad = good | {"effect": "-1 pp [-1.5, -0.5]", "verdict": "contradicted", "where": ""}
     made = {"verdict": "in part", "budget": "quick", "answers": [none, good, bad]}
-    assert verdict(made) == "✓✗ in part *(quick)*: 1 ✓, 1 ✗"
+    assert verdict(made) == "✓✗ in part *(quick)*: 1 ✓, 1 ✗ of 2 questions"
     yes, no = "norm=none, model=mlp: +1 pp [+0.5, +1.5]", "norm=none: -1 pp [-1.5, -0.5]"
     assert effect(made) == f"✓ test accuracy, norm=bn against {yes}; ✗ test accuracy, norm=bn against {no}"
     assert effect(made | {"verdict": "contradicted", "answers": [none, bad]}) == f"test accuracy, norm=bn against {no}"
