@@ -130,7 +130,7 @@ def effect(made: Entry | None) -> str:
 
 
 def _in_words(answer: Entry) -> str:
-    name = answer["asked"].partition(", claimed")[0].partition(", along")[0]
+    name = answer["asked"].partition(", claimed")[0]
     place = f", {answer['where']}" if answer["where"] else ""
     return f"{name}, {answer['of']} against {answer['than']}{place}: {answer['effect']}"
 

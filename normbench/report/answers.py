@@ -66,22 +66,19 @@ class _Side:
 
 
 def overall(answers: Sequence[Answer]) -> str:
-    """Supported only if every question is; contradicted if one of them is, or in part if another is supported."""
+    """Supported only if every answer is; contradicted if one of them is, or in part if another is supported."""
     asked: dict[tuple[Question, str], list[Answer]] = {}
     for answer in answers:
         asked.setdefault((answer.question, answer.where), []).append(answer)
-    return _together([_together([a.verdict for a in _told(own)]) for own in asked.values()])
+    verdicts = {answer.verdict for own in asked.values() for answer in _told(own)}
+    if CONTRADICTED in verdicts:
+        return IN_PART if SUPPORTED in verdicts else CONTRADICTED
+    return SUPPORTED if verdicts == {SUPPORTED} else UNDECIDED
 
 
 def _told(answers: Sequence[Answer]) -> Sequence[Answer]:
     """Of the answers at several targets those that tell anything; all of them where none does."""
     return [answer for answer in answers if answer.row.state != State.REFUSED] or answers
-
-
-def _together(verdicts: Sequence[str]) -> str:
-    if CONTRADICTED in verdicts or IN_PART in verdicts:
-        return IN_PART if {SUPPORTED, IN_PART} & set(verdicts) else CONTRADICTED
-    return SUPPORTED if set(verdicts) == {SUPPORTED} else UNDECIDED
 
 
 def answers(study: Study, claim: Claim) -> list[Answer]:
