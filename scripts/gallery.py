@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         write(GALLERY / "claims.json", (json.dumps(gallery, indent=1, ensure_ascii=False) + "\n").encode())
     known = reproduce.known()
     readings = yaml.safe_load((GALLERY / "readings.yaml").read_text())
-    pages = {PAGE: page(gallery, known, readings), README: in_readme(README.read_text(), gallery, known)}
+    pages = {PAGE: page(gallery, known, readings), README: in_readme(README.read_text(), gallery, known, readings)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     if given.check:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)

@@ -220,7 +220,14 @@ LEGEND = (
 )
 
 
-def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
+def in_short(gallery: Mapping[str, Any], readings: Readings) -> list[str]:
+    """What a person made of several claims together, as long as all their verdicts stand."""
+    said = readings.get("in_short") or {"of": {}, "text": ""}
+    come = {name: gallery["claims"].get(name, {}).get("verdict") for name in said["of"]}
+    return [f"**In short.** {' '.join(str(said['text']).split())}"] if said["of"] and come == said["of"] else []
+
+
+def in_readme(text: str, gallery: Mapping[str, Any], known: Known, readings: Readings) -> str:
     """The README with its part between the markers made anew.
 
     Raises:
@@ -242,5 +249,5 @@ def in_readme(text: str, gallery: Mapping[str, Any], known: Known) -> str:
         if made and made["picture"]:
             pictures.append(f"**{sentence(known[name])}** {verdict(made)} ([all of it](docs/claims.md#{name}))")
             pictures.append(f"![Figure of {name}; verdict: {made['verdict']}](results/gallery/{made['picture']})")
-    parts = [counted(gallery, claims), LEGEND, "\n".join(rows), *pictures]
+    parts = [*in_short(gallery, readings), counted(gallery, claims), LEGEND, "\n".join(rows), *pictures]
     return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}"

@@ -161,11 +161,22 @@ def test_what_a_person_made_of_a_verdict_goes_with_it(gallery):
     assert read_as("other", made, readings) == ""
 
 
+def test_what_is_said_in_short_goes_with_all_its_verdicts(gallery):
+    from gallery_pages import in_short  # pyright: ignore[reportMissingImports]
+
+    readings = {"in_short": {"of": {"a": "supported", "b": "undecided"}, "text": "So\n  so."}}
+    claims = {"a": {"verdict": "supported"}, "b": {"verdict": "undecided"}}
+    assert in_short({"claims": claims}, readings) == ["**In short.** So so."]
+    assert in_short({"claims": {"a": claims["a"]}}, readings) == in_short({"claims": {}}, {}) == []
+
+
 def test_every_reading_is_shown(gallery):
     from gallery_pages import read_as  # pyright: ignore[reportMissingImports]
 
     found = gallery.read(gallery.GALLERY / "claims.json")["claims"]
     readings = yaml.safe_load((gallery.GALLERY / "readings.yaml").read_text())
+    short = readings.pop("in_short")
+    assert {name: found[name]["verdict"] for name in short["of"]} == short["of"], "so has what is said in short"
     stale = [name for name in readings if not read_as(name, found[name], readings)]
     assert not stale, "these verdicts have changed; read them anew, in results/gallery/readings.yaml"
 
