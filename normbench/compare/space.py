@@ -65,7 +65,7 @@ def _values(key: str, text: str, default: Any) -> tuple[Any, ...]:
     values = tuple(dict.fromkeys(_as(key, part, default, text) for part in parts))
     if len(values) < 2:
         raise ConfigError(
-            f"tune.{key} must be {FORMS}, got {text}; to give {key} one value in every arm type {key}={values[0]}"
+            f"tune.{key} must be {FORMS}, got {text}; to give {key} one value in every arm type {key}={parts[0]}"
         )
     return tuple(sorted(values, key=lambda v: (isinstance(v, str), v)))
 
