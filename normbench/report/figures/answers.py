@@ -58,7 +58,10 @@ def _page(name: str, page: Sequence[Answer], study: Study) -> Drawn:
 
 
 def _title(sheet: Sheet, answer: Answer, top: float) -> None:
-    name = NAMES[answer.question.measure] if answer.row.effect_kind != "ratio" else answer.row.metric.replace("_", " ")
+    name = NAMES.get(answer.question.measure, "")
+    if answer.row.effect_kind == "ratio":
+        unit, _, goal = answer.row.metric.partition("_to_")
+        name = f"{unit.replace('_', ' ')} to {100 * float(goal):g}%" if goal else unit.replace("_", " ")
     said = ", ".join(text for text in (f"{name[:1].upper()}{name[1:]}", answer.where) if text)
     verdict = f"{TESTED[answer.verdict]} {answer.verdict}"
     size = fitted(said, WIDTH - 1.25, "bold")
@@ -131,12 +134,20 @@ def _effect(axis: Axes, answer: Answer) -> None:
     axis.set_ylim(0, 1)
     timed = row.effect_kind == "ratio"
     axis.set_xlabel(
-        "Ratio of times (log scale)" if timed else "Difference" + " in pp" * (scale == 100), labelpad=1, fontsize=7
+        "Ratio of times, above 1: sooner (log scale)" if timed else "Difference" + " in pp" * (scale == 100),
+        labelpad=1,
+        fontsize=7,
     )
     if not math.isfinite(row.effect):
         axis.set_xticks([])
         axis.text(
-            0.0, 0.5, "not told: see the sentences", transform=axis.transAxes, va="center", fontsize=7, color=GREY
+            0.0,
+            0.5,
+            wrapped(f"not told: {answer.why}", EFFECT, 3, 7),
+            transform=axis.transAxes,
+            va="center",
+            fontsize=7,
+            color=GREY,
         )
         return
     none = 1.0 if timed else 0.0
