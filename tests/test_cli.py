@@ -210,7 +210,7 @@ def test_a_users_own_class_needs_one_python_file_and_one_yaml(normbench, tmp_pat
     assert "mine" in (tmp_path / "results" / "runs" / "report" / "data" / "runs.csv").read_text()
 
 
-def test_a_ctrl_c_that_a_library_turns_into_another_error_is_an_interrupt(monkeypatch, capsys):
+def test_a_ctrl_c_that_a_library_turns_into_another_error_is_an_interrupt(monkeypatch, capsys, request):
     def interrupted():
         try:
             signal.raise_signal(signal.SIGINT)
@@ -218,6 +218,8 @@ def test_a_ctrl_c_that_a_library_turns_into_another_error_is_an_interrupt(monkey
             raise Stop(AttributeError()) from None
 
     monkeypatch.setattr(app, "_main", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "\ninterrupted before a run began\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
