@@ -213,8 +213,9 @@ def _one(
     if report.main([str(folder), *map(str, data.get("report") or ())]):
         print(f"{NONE}: {tested.claim}", flush=True)
         return 1, NONE
-    print(f"{_verdict(folder)}: {tested.claim}", flush=True)
-    return worst, _verdict(folder)
+    verdict = _verdict(folder)
+    print(f"{verdict}: {tested.claim}", flush=True)
+    return worst, verdict
 
 
 def _folder(tested: claim.Claim, typed: Sequence[str]) -> Path:

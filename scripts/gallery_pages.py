@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from normbench.report.answers import TESTED as SYMBOLS
 from normbench.words import duration
 
 BEGIN, END = "<!-- scripts/gallery.py -->", "<!-- end -->"  # around the part of the README
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "in part": "✓✗", "undecided": "?"}
 FIRST = (  # what a newcomer asks first, in this order; these are in the README
     "bn_speeds_training", "bn_allows_large_lr", "bn_forgives_initialization", "bn_rescues_saturation",
     "bn_placement", "bn_replaces_dropout", "small_batches", "test_time_statistics", "covariate_shift",

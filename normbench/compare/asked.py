@@ -164,11 +164,15 @@ def _study(path: str | None) -> dict[str, str | None]:
         raise ConfigError(f"study={path}: {twice[0]} is given twice; type it once")
     if "study" in found:
         raise ConfigError(f"study={path} names another study; put all of it into one file")
-    # of a group a list is its choices; of anything else it is a value, as model.hidden: [32, 16]
-    forms = {True: "{}", False: "[{}]"}
-    return {
-        str(key): forms[key in GROUPS].format(",".join(v)) if isinstance(v, list) else v for key, v in found.items()
-    }
+    return {str(key): _as_typed(key, value) for key, value in found.items()}
+
+
+def _as_typed(key: str, value: str | list[str]) -> str:
+    """Of a group a list is its choices, of anything else a value: `norm: [none, bn]`, `model.hidden: [32, 16]`."""
+    if isinstance(value, str):
+        return value
+    listed = ",".join(value)
+    return listed if key in GROUPS else f"[{listed}]"
 
 
 def _is_flat(value: Any) -> bool:

@@ -28,7 +28,7 @@ from normbench.report.planning import FEWEST
 from normbench.report.selection import noun
 from normbench.report.stats import Interval
 from normbench.report.study import Arm, Study
-from normbench.report.tables import cell_text, decimals, untrained
+from normbench.report.tables import cell_text, decimals
 from normbench.report.target import Crossing
 from normbench.report.verdict import Comparison
 
@@ -80,7 +80,7 @@ def main(study: Study) -> Table:
 
 
 def _rows(study: Study) -> list[_Told]:
-    bad = set(study.used.loc[untrained(study.used, study.metrics), "run_id"])
+    bad = study.untrained
     goals = {id(arm): goal for arm, goal in exports.targets(study)}
     rows = []
     for contrasts, block in by_block(study):

@@ -11,7 +11,6 @@ import pandas as pd
 from normbench.report import probed, search
 from normbench.report.state import ACCURACY_MARGIN, LOSS_MARGIN
 from normbench.report.study import Study
-from normbench.report.tables import untrained
 
 Seeds = dict[int, float]
 Points = dict[Any, dict[int, Mapping[str, Any]]]  # value of `along`, in order -> seed -> row of the runs' table
@@ -64,9 +63,8 @@ def _pace(study: Study, points: Points) -> Seeds:
 
 def _worked(study: Study, points: Points) -> dict[Any, dict[int, bool]]:
     """Which runs ended better than they began: neither diverged nor at chance."""
-    weak = set(study.used.loc[untrained(study.used, study.metrics), "run_id"])
     return {
-        at: {seed: row["state"] == "complete" and row["run_id"] not in weak for seed, row in runs.items()}
+        at: {seed: row["state"] == "complete" and row["run_id"] not in study.untrained for seed, row in runs.items()}
         for at, runs in points.items()
     }
 

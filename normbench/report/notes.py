@@ -5,7 +5,7 @@ import pandas as pd
 from normbench.report.selection import noun
 from normbench.report.stats import binomial_se
 from normbench.report.study import Study
-from normbench.report.tables import settings, untrained
+from normbench.report.tables import settings
 
 NOTHING = "no complete run, so nothing can be compared. Train some: normbench train -m norm=none,bn seed=0,1,2"
 FEWEST_EXACT = 6  # pairs from which on an exact sign-flip test can give p < 0.05: 2 / 2**6 = 0.031
@@ -88,7 +88,7 @@ def resolution(study: Study) -> list[str]:
 def no_better(study: Study) -> list[str]:
     if not study.arms:
         return []
-    weak = set(study.used.loc[untrained(study.used, study.metrics), "run_id"])
+    weak = study.untrained
     notes = []
     for arm in study.arms:
         own = [i for i in arm.runs["run_id"] if i in weak]

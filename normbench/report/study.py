@@ -180,6 +180,11 @@ class Study:
         return tables.settings(self.used) if len(self.used) else pd.DataFrame(columns=["norm", "optimizer"])
 
     @cached_property
+    def untrained(self) -> AbstractSet[str]:
+        """The run_ids of complete runs that ended no better than they began."""
+        return frozenset(self.used.loc[tables.untrained(self.used, self.metrics), "run_id"])
+
+    @cached_property
     def norms(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.used["norm"])))
 
@@ -405,8 +410,7 @@ def _judged(made: Study, contrasts: Sequence[Contrast]) -> list[Contrast]:
     for kind in kinds:
         family = [q for questions in asked for q in questions if (q.metric, q.same_rate) == kind]
         adjusted |= {id(q): p for q, p in zip(family, verdict.adjusted([q.effect for q in family]), strict=True)}
-    lost = tables.untrained(made.used, made.metrics) | (made.used["state"] == "diverged")
-    weak = frozenset(made.used.loc[lost, "run_id"])
+    weak = made.untrained | set(made.used.loc[made.used["state"] == "diverged", "run_id"])
     return [
         replace(contrast, rows=tuple(_row(made, contrast, q, questions, adjusted[id(q)], weak) for q in questions))
         for contrast, questions in zip(contrasts, asked, strict=True)
@@ -465,7 +469,7 @@ def _row(
     made: Study, contrast: Contrast, question: _Question, questions: Sequence[_Question], p_holm: float,
     weak: AbstractSet[str],
 ) -> verdict.Comparison:  # fmt: skip
-    """weak: the runs that ended no better than they began."""
+    """weak: the runs that diverged, or ended no better than they began."""
     a, b = contrast.baseline, contrast.variant
     timed = question.metric != "test_acc"
     tuning, flags, refusal = "", {}, ""

@@ -236,9 +236,7 @@ class _Worker:
     def start(self) -> ProcessPoolExecutor:
         if self.pool is None:
             self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path, os.getpid()), timeout=None)
-            with (
-                _deaf_to_interrupts()
-            ):  # which the process is, too, until `_prepare`: a Ctrl-C meets it while it imports
+            with _deaf_to_interrupts():
                 self.pid = self.pool.submit(os.getpid)
         return self.pool
 
@@ -289,6 +287,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
+    """So is a process that is started within, until its `_prepare`: a Ctrl-C would meet it while it imports."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
