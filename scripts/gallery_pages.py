@@ -131,8 +131,23 @@ def effect(made: Entry | None) -> str:
 
 def _in_words(answer: Entry) -> str:
     name = answer["asked"].partition(", claimed")[0]
-    place = f", {answer['where']}" if answer["where"] else ""
-    return f"{name}, {answer['of']} against {answer['than']}{place}: {answer['effect']}"
+    return f"{name}, {versus(answer)}: {answer['effect']}"
+
+
+def versus(answer: Entry) -> str:
+    """Both sides as one would type them; what they share is said once, and a list of many equal numbers shortly.
+
+    >>> versus({"of": "norm=bn optimizer.lr=0.1", "than": "norm=none optimizer.lr=0.1", "where": "model=mlp"})
+    'norm=bn against none, optimizer.lr=0.1, model=mlp'
+    """
+    of, than = answer["of"].split(), answer["than"].split()
+    shared = [part for part in of if part in than]
+    of, than = ([part for part in side if part not in shared] for side in (of, than))
+    if [len(of), len(than)] == [1, 1] and of[0].partition("=")[0] == than[0].partition("=")[0]:
+        than = [than[0].partition("=")[2]]
+    places = [*shared, answer["where"]] if answer["where"] else shared
+    said = ", ".join([f"{' '.join(of)} against {' '.join(than)}", *places])
+    return re.sub(r"\[(\w+)((?:, ?\1){3,})\]", lambda found: f"[{found[1]} x {found[2].count(',') + 1}]", said)
 
 
 def table(gallery: Mapping[str, Any], claims: Sequence[str], known: Known) -> str:
@@ -196,9 +211,8 @@ def section(name: str, made: Entry | None, data: Mapping[str, Any], readings: Re
         parts += [f"![{alt}](../results/gallery/{made['picture']})", made["caption"]]
     rows = ["| Compared | Question | Effect [95% CI] | Answer |", "|---|---|---|---|"]
     for answer in made["answers"]:
-        compared = f"{answer['of']} against {answer['than']}" + (f", {answer['where']}" if answer["where"] else "")
         came = f"{SYMBOLS[answer['verdict']]} {answer['verdict']}" + (f": {answer['why']}" if answer["why"] else "")
-        rows.append(f"| {' | '.join(map(cell, (compared, answer['asked'], answer['effect'], came)))} |")
+        rows.append(f"| {' | '.join(map(cell, (versus(answer), answer['asked'], answer['effect'], came)))} |")
     parts += ["\n".join(rows)] if made["answers"] else []
     return [*parts, command(name, made)]
 

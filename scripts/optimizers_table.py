@@ -58,12 +58,12 @@ def compared(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def words(mean: float, half: float, sign: str = "") -> str:
-    """`0.8790 ± 0.0021`; more than the data set resolves is not told."""
-    return f"{mean:{sign}.4f} ± {half:.4f}"
+    """`87.90 ± 0.21`, of fractions; more than the data set resolves is not told."""
+    return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    table = ["| optimizer | lr | n | norm=none | norm=bn | bn - none |", "|---|---|---|---|---|---|"]
+    table = ["| optimizer | lr | n | norm=none, % | norm=bn, % | bn - none, pp |", "|---|---|---|---|---|---|"]
     for row in rows:
         found = row["accuracies"]
         cells = [words(*interval(found[arm])) for arm in ARMS]

@@ -128,6 +128,13 @@ def test_found_draws_both_ways_of_searching(tmp_path):
     assert set(figure.data["way"]) == {"search=random", "search=grid"}
     assert set(figure.data.loc[figure.data["way"] == "search=grid", "trials"]) == {4, 9}
     assert figure.data["test_acc"].between(0.5, 0.8).all()
+    (axis,) = figure.figure.axes
+    (judged,) = [line for line in axis.lines if line.get_label() == "_judged"]
+    assert set(judged.get_xdata()) == {4}
+    grid = figure.data[(figure.data["way"] == "search=grid") & (figure.data["trials"] == 4)]["test_acc"].mean()
+    (band,) = [shape for shape in axis.collections if shape.get_label() == "_margin"]
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((100 * grid - 0.5, 100 * grid + 0.5))
 
 
 def test_importance_has_a_row_a_setting_in_the_order_asked(tmp_path):

@@ -195,6 +195,7 @@ def test_rates_that_only_some_seeds_choose_are_open_stars(tmp_path):
 
 def test_a_panel_for_each_optimizer_and_those_with_few_rates_are_named(tmp_path):
     sweep(tmp_path)
+    sweep(tmp_path, "bn")
     sweep(tmp_path, optimizer="adam")
     for seed in range(3):
         run(tmp_path, 0.8, norm="none", optimizer="lion", seed=seed)
@@ -202,6 +203,23 @@ def test_a_panel_for_each_optimizer_and_those_with_few_rates_are_named(tmp_path)
     assert texts(made.figure) == ["optimizer=adam", "optimizer=sgd"]
     assert "fewer than 3 learning rates: optimizer=lion" in made.caption
     assert made.figure.get_size_inches()[0] == WIDTH
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [(({}, {"optimizer": "adam"}), ["adam", "sgd"]), (({}, {"model": "mlp", "epochs": 9}), ["epochs=2", "epochs=9"])],
+)
+def test_of_one_norm_all_are_lines_of_one_panel(tmp_path, changes, names):
+    for change, losses in zip(changes, ((0.9, 0.5, 0.7), (0.8, 0.4, 0.6)), strict=True):
+        sweep(tmp_path, losses=losses, **change)
+    (made,) = lr_sensitivity.draw(read(tmp_path))
+    (axis,) = made.figure.axes
+    shown = {name: [line for line in axis.get_lines() if line.get_label() == name] for name in names}
+    assert [len(lines) for lines in shown.values()] == [1, 1]
+    assert len({lines[0].get_color() for lines in shown.values()} - {color for color, _ in NORMS.values()}) == 2
+    assert [text.get_text() for text in made.figure.legends[0].get_texts()][:2] == names
+    assert f"{names[0]} 0.0 decades, {names[1]} 0.0 decades" in made.caption
+    assert_inside(made.figure)
 
 
 def test_twelve_norms_are_several_panels_with_the_baseline_in_each(tmp_path):

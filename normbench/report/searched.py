@@ -31,12 +31,17 @@ def sides(question: Question, runs: pd.DataFrame) -> tuple[dict[int, float], dic
     Raises:
         Refused: these can't be searched so.
     """
-    trials = dict(part.split("=", 1) for part in question.where).get("trials", str(TRIALS))
     try:
-        of, than = (accuracy(runs, question.along.split(), way, int(trials)) for way in (question.of, question.than))
+        n = trials(question)
+        of, than = (accuracy(runs, question.along.split(), way, n) for way in (question.of, question.than))
     except ValueError as error:
         raise Refused(f"found: {error}") from None
     return of, than
+
+
+def trials(question: Question) -> int:
+    """How many settings the searches try that the question is about."""
+    return int(dict(part.split("=", 1) for part in question.where).get("trials", TRIALS))
 
 
 def accuracy(runs: pd.DataFrame, keys: Sequence[str], way: str, trials: int) -> dict[int, float]:

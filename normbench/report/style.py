@@ -1,7 +1,7 @@
 """How figures look: colour = norm, line style = optimizer, and files that are the same bytes for the same data."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,7 @@ NORMS = {
     "brn": ("#7B4F2B", "p"), "iternorm": ("#882255", "h"), "dyt": ("#999933", "*"), "frn": ("#777777", "d"),
 }  # fmt: skip
 OTHER_NORMS = (("#332288", "X"), ("#44AA99", "H"), ("#AA4466", "8"), ("#117733", "o"), ("#661100", "s"))
+MOST_NAMED = len(OTHER_NORMS)  # lines that are no norms, see line_looks
 HOLLOW = ("wn",)  # it shares its colour with ws
 PALE = ("#E69F00", "#56B4E9")  # below 3:1 on white: drawn wider, and never used for text
 
@@ -58,6 +59,11 @@ def norm_looks(norms: Iterable[str]) -> dict[str, tuple[str, str]]:
     others = [norm for norm in norms if norm not in NORMS]
     spare = {norm: OTHER_NORMS[i % len(OTHER_NORMS)] for i, norm in enumerate(others)}
     return {norm: NORMS.get(norm) or spare[norm] for norm in norms}
+
+
+def line_looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of up to MOST_NAMED lines that differ in something else than the norm: colours of no norm."""
+    return dict(zip(names, OTHER_NORMS, strict=False))
 
 
 def optimizer_dashes(optimizers: Iterable[str]) -> dict[str, Any]:

@@ -64,6 +64,13 @@ def groups(study: Study, arms: Sequence[Arm], along: str) -> list[Group]:
     return found
 
 
+def without_key(titles: Sequence[str]) -> list[str]:
+    """`sgd`, `adam` of `optimizer=sgd`, `optimizer=adam`: the values, where all are of one key that is a group's name."""
+    keys = {title.split("=")[0] for title in titles}
+    plain = keys in ({"optimizer"}, {"clip"}) and not any("," in title for title in titles)
+    return [title.partition("=")[2] if plain else title for title in titles]
+
+
 def compared(study: Study, seeds_of: Callable[[Arm], Iterable[int]]) -> dict[int, list[int]]:
     """Index of each contrast with at least FEWEST shared seeds -> those seeds.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context, ticker
+from matplotlib.axes import Axes
 
 from normbench.claim import Question
 from normbench.report import searched, stats
@@ -13,6 +14,7 @@ from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import Sheet, legend, legend_height, sheet_width
 from normbench.report.measures import FOUND
+from normbench.report.state import ACCURACY_MARGIN
 from normbench.report.study import Arm, Study
 from normbench.report.style import RC
 
@@ -70,6 +72,7 @@ def _figure(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> D
         means = [(n, stats.mean(sorted(100 * part["test_acc"])).estimate) for n, part in own.groupby("trials")]
         axis.plot(*np.array(means, float).T, **look, linewidth=1.3, label=way)
     axis.set_xscale("log", base=2)
+    _judged(axis, question, rows)
     axis.xaxis.set_major_locator(ticker.FixedLocator([n for n in (2, 4, 8, 16, 32, 64) if n <= rows["trials"].max()]))
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.0f}"))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
@@ -78,6 +81,17 @@ def _figure(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> D
     axis.set_ylabel("Test accuracy of what is found (%)", rotation=0, ha="left", va="bottom")
     axis.yaxis.set_label_coords((0.03 - LEFT) / sheet.panel, 1.03)
     return Drawn("found", sheet.figure, _caption(study, question, arm, rows), rows)
+
+
+def _judged(axis: Axes, question: Question, rows: pd.DataFrame) -> None:
+    """At the number of settings that the question is about: a line, and what differs less than matters."""
+    at = searched.trials(question)
+    axis.axvline(at, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0, label="_judged")
+    own = rows.loc[(rows["way"] == question.than) & (rows["trials"] == at), "test_acc"]
+    if len(own):
+        mean, margin = (100 * value for value in (stats.mean(sorted(own)).estimate, question.margin or ACCURACY_MARGIN))
+        axis.fill_between([at / 1.06, at * 1.06], mean - margin, mean + margin, color="#000000", alpha=0.12, linewidth=0,
+                          zorder=1, label="_margin")  # fmt: skip
 
 
 def _caption(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> str:
@@ -90,6 +104,8 @@ def _caption(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> 
         "A grid has as many settings as a power allows, in a random place."
         if "search=grid" in set(rows["way"])
         else "",
+        f"Dotted: the {searched.trials(question)} that the claim is judged at; grey: what is less than "
+        f"{100 * (question.margin or ACCURACY_MARGIN):g} pp from {question.than}, which does not matter.",
         _arms.scope(study, [arm]),
     ]
     return " ".join(text for text in parts if text)

@@ -14,7 +14,7 @@ from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
 from normbench.report.selection import LR, scored_loss
 from normbench.report.study import Arm, Study
-from normbench.report.style import RC, mean_look, norm_looks
+from normbench.report.style import MOST_NAMED, RC, line_looks, mean_look, norm_looks
 
 HEIGHT, FOOT, LEFT = 1.7, 0.4, 0.42  # inches, around a panel
 COLUMNS, MOST_PANELS = 2, 8  # a page
@@ -25,10 +25,11 @@ SOME = {"linestyle": "none", "marker": "*", "markersize": 9, "markerfacecolor": 
 EDGE = {"linestyle": "none", "marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 0.8}
 LOST = {"linestyle": "none", "marker": "x", "markersize": 3.5, "markeredgewidth": 0.9}
 RUN = {"linestyle": "none", "marker": "o", "markersize": 2.6, "markeredgewidth": 0}
+Looks = Mapping[str, tuple[str, str]]  # name of a line -> its colour and marker
 
 
 def draw(study: Study) -> list[Drawn]:
-    """A panel for each optimizer (and what else varies), a line a norm.
+    """A panel for each optimizer (and what else varies), a line a norm; of one norm all in one panel, a line each.
 
     Raises:
         NotDrawn: no arm has FEWEST_RATES learning rates, or something else is tuned, too.
@@ -44,11 +45,21 @@ def draw(study: Study) -> list[Drawn]:
     before = dict(zip(starts["run_id"], starts["val_loss"].astype(float), strict=True))
     points = {id(arm): _points(arm, before) for arm in study.arms}
     left_out = [title for title, _ in every if title not in {title for title, _ in found}]
+    found, looks = _joined(found) or (found, norm_looks(study.norms))
     made = []
     with rc_context(RC):
         for name, page in _sheet.pages("lr_sensitivity", found, MOST_PANELS, "panels"):
-            made.append(_page(study, name, page, points, left_out))
+            made.append(_page(study, name, page, points, left_out, looks))
     return made
+
+
+def _joined(found: Sequence[_arms.Group]) -> tuple[list[_arms.Group], Looks] | None:
+    """One panel with a line for each of these panels, named by its title; None where they compare norms, or are many."""
+    lines = [(title, line) for title, own in found for _, line in own]
+    if len({arm.norm for _, line in lines for arm in line}) > 1 or not 1 < len(lines) <= MOST_NAMED:
+        return None
+    names = _arms.without_key([title for title, _ in lines])
+    return [("", list(zip(names, [line for _, line in lines], strict=True)))], line_looks(names)
 
 
 def _rates(arm: Arm) -> list[float]:
@@ -83,19 +94,19 @@ def _points(arm: Arm, before: Mapping[str, float]) -> pd.DataFrame:
 
 
 def _page(
-    study: Study, name: str, page: Sequence[_arms.Group], points: Mapping[int, pd.DataFrame], left_out: Sequence[str]
-) -> Drawn:
-    looks = norm_looks(study.norms)
+    study: Study, name: str, page: Sequence[_arms.Group], points: Mapping[int, pd.DataFrame],
+    left_out: Sequence[str], looks: Looks,
+) -> Drawn:  # fmt: skip
     shown = {id(arm): points[id(arm)] for _, lines in page for _, line in lines for arm in line}  # once, if repeated
     every = pd.concat(shown.values(), ignore_index=True)
-    norms = list(dict.fromkeys(arm.norm for _, lines in page for _, line in lines for arm in line))
+    names = list(dict.fromkeys(name for _, lines in page for name, _ in lines))
     seen = [
         ("chosen rate", CHOSEN, every["best_lr"]),
         ("chosen for some seeds", SOME, every["reported"] & _not_best(every)),
         ("chosen, at the edge", EDGE | {"markersize": 8}, every["at_edge"]), ("diverged run", LOST, _lost(every)),
     ]  # fmt: skip
     marks = {text: {"color": GREY} | look for text, look, found in seen if found.any()}
-    blocks = [{norm: mean_look(norm, looks) for norm in norms}, marks]
+    blocks = [{name: mean_look(name, looks) for name in names}, marks]
     strips = [_strip(lines, points, looks) for _, lines in page]
     sheet = _arms.strip_sheet(page, strips, blocks, columns=COLUMNS, height=HEIGHT, left=LEFT, foot=FOOT)
     x, y = _limits(every["lr"], 0.06), _limits(every["loss"], 0.07)
@@ -106,9 +117,9 @@ def _page(
         if axis in sheet.last:
             axis.set_xlabel("Learning rate (log scale)", labelpad=2)
         axis.set_ylabel("Final validation loss (log scale)", rotation=0, ha="left", va="bottom")
-        for _, line in lines:
+        for named, line in lines:
             for arm in line:
-                _draw(axis, points[id(arm)], arm.norm, looks, _few(shown.values()))
+                _draw(axis, points[id(arm)], named, looks, _few(shown.values()))
         _arms.draw_strip(axis, strip, sheet.left)
     return Drawn(name, sheet.figure, _caption(study, page, every, left_out, _few(shown.values())), every)
 
@@ -126,9 +137,9 @@ def _lost(points: pd.DataFrame) -> pd.Series:
     return points["state"] == "diverged"
 
 
-def _strip(lines: Sequence, points: Mapping[int, pd.DataFrame], looks: Mapping[str, tuple[str, str]]) -> _arms.Strip:
-    found = [(arm.norm, _arms.diverged_counts(points[id(arm)], "lr")) for _, line in lines for arm in line]
-    return [(norm, looks[norm][0], counts) for norm, counts in found if counts]
+def _strip(lines: Sequence, points: Mapping[int, pd.DataFrame], looks: Looks) -> _arms.Strip:
+    found = [(name, _arms.diverged_counts(points[id(arm)], "lr")) for name, line in lines for arm in line]
+    return [(name, looks[name][0], counts) for name, counts in found if counts]
 
 
 def _limits(values: pd.Series, room: float) -> tuple[float, float]:
@@ -137,15 +148,15 @@ def _limits(values: pd.Series, room: float) -> tuple[float, float]:
     return low / factor, high * factor
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[str, str]], few: int) -> None:
+def _draw(axis: Axes, rows: pd.DataFrame, name: str, looks: Looks, few: int) -> None:
     """Dots: runs of the first `few` seeds; line: the mean of all at each rate; star: the chosen rate."""
-    color = looks[norm][0]
+    color = looks[name][0]
     drawn = rows[rows["seed"].isin(sorted(set(rows["seed"]))[:few])]
     for bad, part in drawn.groupby(_lost(drawn)):
         axis.plot(part["lr"], part["loss"], color=color, alpha=0.55, zorder=2, clip_on=False,
-                  label=f"_{'diverged' if bad else 'runs'} {norm}", **(LOST if bad else RUN))  # fmt: skip
+                  label=f"_{'diverged' if bad else 'runs'} {name}", **(LOST if bad else RUN))  # fmt: skip
     mean = rows.groupby("lr")["loss"].mean()
-    axis.plot(mean.index, mean.to_numpy(), **mean_look(norm, looks), zorder=3, label=norm)
+    axis.plot(mean.index, mean.to_numpy(), **mean_look(name, looks), zorder=3, label=name)
     if not rows["best_lr"].any():
         return  # one rate, or none that every seed has finished: nothing was chosen
     for kind, look, found in (
@@ -153,7 +164,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, norm: str, looks: Mapping[str, tuple[s
         ("edge", EDGE, rows["at_edge"]),
     ):  # fmt: skip
         for lr in sorted(set(rows.loc[found, "lr"])):
-            axis.plot(lr, mean[lr], **{"color": color, **look}, zorder=5, clip_on=False, label=f"_{kind} {norm}")
+            axis.plot(lr, mean[lr], **{"color": color, **look}, zorder=5, clip_on=False, label=f"_{kind} {name}")
 
 
 # --------------------------------------------------------------------------------------------------------------- words
@@ -184,7 +195,7 @@ def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, lef
             "Rings: the smallest or largest rate tried was chosen, better ones may lie beyond; also try "
             f"{' and '.join(wider)}."
         )
-    if ranges := _usable(arms):
+    if ranges := _usable(page):
         parts.append(
             f"Usable range, within {100 * WITHIN:g} pp of each seed's best validation accuracy, mean over seeds: "
             f"{ranges}."
@@ -194,14 +205,15 @@ def _caption(study: Study, page: Sequence[_arms.Group], every: pd.DataFrame, lef
     return " ".join(text for text in (*parts, _arms.repeated(page), _arms.scope(study, arms)) if text)
 
 
-def _usable(arms: Sequence[Arm]) -> str:
-    """Decades of learning rate of each norm, where one panel's norms can be told apart by name alone."""
-    if len({arm.norm for arm in arms}) < len(arms):
+def _usable(page: Sequence[_arms.Group]) -> str:
+    """Decades of learning rate of each line, where all can be told apart by name alone."""
+    named = [(name, arm) for _, lines in page for name, line in lines for arm in line]
+    if len({name for name, _ in named}) < len(named):
         return ""
     said = []
-    for arm in (arm for arm in arms if not (arm.runs["state"] == "diverged").all()):
+    for name, arm in ((name, arm) for name, arm in named if not (arm.runs["state"] == "diverged").all()):
         found = usable_range(arm.runs)
         if len(found) and len(_rates(arm)) >= FEWEST_RATES and min(arm.runs["lr"].astype(float)) > 0:
             ends = "at least " * bool((found["at_low"] | found["at_high"]).any())
-            said.append(f"{arm.norm} {ends}{stats.mean(found['decades']).estimate:.1f} decades")
+            said.append(f"{name} {ends}{stats.mean(found['decades']).estimate:.1f} decades")
     return ", ".join(said)
