@@ -222,8 +222,9 @@ def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Calla
     """All that train one run, by name: called with the cores that it gets."""
     device, data = sitting.args.device, sitting.data_of(workload)
 
-    def ours_on(engine: str) -> Callable[[Sequence[int]], dict]:
-        return lambda cores: processes.our_run(engine, workload, seed, device, cores)
+    def ours_on(name: str) -> Callable[[Sequence[int]], dict]:
+        engine, more = processes.way_of(name)
+        return lambda cores: processes.our_run(engine, workload, seed, device, cores, *more)
 
     def peer_on(name: str) -> Callable[[Sequence[int]], dict]:
         peer, more = PEERS[name], ()
@@ -232,9 +233,8 @@ def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Calla
         return lambda cores: processes.peer_run(peer, sitting.machine, data, workload, seed, cores, *more)
 
     names = sitting.wanted([name for name, peer in PEERS.items() if device in peer.devices])
-    return {ours(engine): ours_on(engine) for engine in processes.engines(device)} | {
-        name: peer_on(name) for name in names
-    }
+    own = [*map(ours, processes.engines(device)), *processes.also(workload.model, device)]
+    return {name: ours_on(name) for name in own} | {name: peer_on(name) for name in names}
 
 
 def best_loader(sitting: Sitting, workload: Workload) -> str:
@@ -280,12 +280,14 @@ def part_sweep(sitting: Sitting) -> None:
     for number, model, its in sitting.rounds("sweep"):
         began, results, data = load_average(), {}, sitting.data_of(its.sweep)
         names = [f"normbench {engine}" for engine in (*processes.engines(device), "stack")]
+        names += processes.also(model, device)
         names += sitting.wanted([name for name, peer in SWEEPS.items() if device in peer.devices])
         for name in names if number % 2 else reversed(names):
             found: dict[str, Any] = {}
             for runs in its.sizes(name, device):
                 if name.startswith("normbench"):
-                    result = processes.our_sweep(name.split()[1], sitting.machine, its.sweep, runs)
+                    engine, more = processes.way_of(name)
+                    result = processes.our_sweep(engine, sitting.machine, its.sweep, runs, *more)
                 else:
                     result = processes.peer_sweep(name, sitting.machine, data, its.sweep, runs)
                 if "wall_s" not in result:

@@ -93,6 +93,21 @@ SWEEPS = {
 ENGINES = tuple(engine for engine in config.ENGINES if engine != "stack")  # those that train one run
 
 
+CHANNELS_LAST = "normbench channels_last"  # serial with that setting, where it can pay: larger convolutions on the CPU
+LARGE_CONVOLUTIONS = ("cnn", "resnet")
+
+
+def way_of(name: str) -> tuple[str, list[str]]:
+    """Engine and settings of a way of ours: `normbench` (serial), `normbench ENGINE`, CHANNELS_LAST."""
+    engine = name.partition(" ")[2] or "serial"
+    return ("serial", ["channels_last=true"]) if name == CHANNELS_LAST else (engine, [])
+
+
+def also(model: str, device: str) -> list[str]:
+    """Ways of ours that are no engine."""
+    return [CHANNELS_LAST] if model in LARGE_CONVOLUTIONS and device == "cpu" else []
+
+
 def engines(device: str) -> list[str]:
     """Those that are tried there; graph is of CUDA alone."""
     return [engine for engine in ENGINES if engine != "graph" or device == "cuda"]
@@ -279,9 +294,9 @@ def peer_sweep(name: str, machine: Machine, data: Path, workload: Workload, runs
     return {"wall_s": seconds, "test_acc": [line["test_acc"] for line in lines]}
 
 
-def our_sweep(engine: str, machine: Machine, workload: Workload, runs: int) -> Result:
+def our_sweep(engine: str, machine: Machine, workload: Workload, runs: int, *more: str) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        command = our_command(engine, workload, machine.device, folder)
+        command = [*our_command(engine, workload, machine.device, folder), *more]
         command[4:4] = ["-m", f"seed=range({runs})"]
         seconds, _, refused = timed(command, machine.cores)
         if refused:

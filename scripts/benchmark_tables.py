@@ -30,7 +30,7 @@ from benchmark_estimates import (
     values,
     wall_at,
 )  # fmt: skip
-from benchmark_processes import PEERS, SWEEPS, Workload
+from benchmark_processes import PEERS, SWEEPS, Workload, way_of
 
 BATCH = 64
 GOALS = {  # (part, model, who): how many times as fast; see issue 9
@@ -112,8 +112,8 @@ def machine_table(lines: Sequence[Line]) -> Table:
 
 def label(who: str) -> str:
     if who.startswith(OURS):
-        engine = who.removeprefix(OURS).strip()
-        return f"normbench, engine={engine or 'serial'}"
+        engine, more = way_of(who)
+        return ", ".join(["normbench", *(more or [f"engine={engine}"])])
     return (PEERS | SWEEPS)[who].label
 
 

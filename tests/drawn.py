@@ -1,7 +1,8 @@
 """What was drawn into a figure, for tests: coordinates and texts, not bytes."""
 
+from normbench.report.arms import Options
 from normbench.report.collect import collect
-from normbench.report.study import Options, study
+from normbench.report.contrasts import study
 
 
 def read(root, **options):

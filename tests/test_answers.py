@@ -10,8 +10,9 @@ from fakes import write_run
 from normbench import claim, records
 from normbench.claim import Claim, Question
 from normbench.report import answers, measures, probed
+from normbench.report.arms import Options
 from normbench.report.collect import collect
-from normbench.report.study import Options, study
+from normbench.report.contrasts import study
 
 SEEDS = range(5)
 JITTER = (0.0, 0.001, -0.001, 0.002, -0.002)

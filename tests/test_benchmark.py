@@ -227,6 +227,17 @@ def test_a_process_that_fails_is_named_with_its_error(scripts):
         scripts.processes.timed([sys.executable, "-c", "import sys; sys.stderr.write('broken'); sys.exit(3)"], [])
 
 
+@pytest.mark.parametrize(("model", "device", "expected"), [("cnn", "cpu", 1), ("mlp", "cpu", 0), ("cnn", "cuda", 0)])
+def test_channels_last_is_tried_where_it_can_pay(scripts, model, device, expected):
+    names = scripts.processes.also(model, device)
+    assert len(names) == expected
+    for name in names:
+        assert scripts.processes.way_of(name) == ("serial", ["channels_last=true"])
+        assert scripts.tables.label(name) == "normbench, channels_last=true"
+    assert scripts.processes.way_of("normbench") == scripts.processes.way_of("normbench serial") == ("serial", [])
+    assert scripts.processes.way_of("normbench stack") == ("stack", [])
+
+
 def test_only_an_engine_may_refuse(scripts, monkeypatch):
     monkeypatch.setattr(scripts.processes, "timed", lambda *_, **__: (1.0, "", "no form for it"))
     workload = scripts.processes.Workload("mlp", "fashion_mini", None, 1)

@@ -12,7 +12,7 @@ import torch
 from normbench.app import register_plugins
 
 PEERS = Path(__file__).resolve().parent.parent / "scripts" / "peers"
-MODULES = ("contract", "architectures", "networks", "bare_loop", "examples_loop", "loader_loop")
+MODULES = ("contract", "architectures", "networks", "bare_loop", "examples_loop", "loader_loop", "hydra_sweep")
 MODELS = ("mlp", "lenet", "cnn", "resnet")
 
 
@@ -54,6 +54,12 @@ def network_of():
         import benchmark_processes
 
         yield made
+
+
+def test_the_sweeps_cache_is_where_the_processes_of_joblib_find_it(peers):
+    """A function of a script travels to them whole, but for a cached one: that is looked for in its module."""
+    cached = [value for value in vars(peers.hydra_sweep).values() if hasattr(value, "cache_info")]
+    assert [value.__module__ for value in cached] == ["contract"]
 
 
 @pytest.mark.parametrize("model", MODELS)

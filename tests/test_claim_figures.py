@@ -10,9 +10,10 @@ from fakes import write_run
 from test_probe_report import inputs, lines, probed, seen
 
 from normbench.claim import Claim, Question
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.figures import CLAIMED, NotDrawn
-from normbench.report.study import Options, study
 
 SEEDS = range(3)
 BN = {"of": "norm=bn", "than": "norm=none"}

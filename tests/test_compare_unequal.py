@@ -9,10 +9,11 @@ from normbench import plan as plans
 from normbench.claim import Claim, Question
 from normbench.plan import Arm, Plan, Range
 from normbench.report import answers, main, verdict
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.selection import Selection
 from normbench.report.state import Flag
-from normbench.report.study import Options, study
 
 LR = "optimizer.lr"
 

@@ -10,10 +10,11 @@ from fakes import write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import StepPatch
 
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.figures import KEYS, NotDrawn
 from normbench.report.sheet import wrapped
-from normbench.report.study import Options, study
 from normbench.report.style import WIDTH, rendered, text_width
 
 OURS = ("grid", "stability", "tuning_budget", "search", "gradients", "cost", "gap")

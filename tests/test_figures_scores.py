@@ -7,9 +7,10 @@ import pytest
 from drawn import assert_inside, dots, marks, paths, read, texts
 from fakes import write_run
 
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.figures import NotDrawn, batch_size, lr_sensitivity, paired
-from normbench.report.study import Options, study
 from normbench.report.style import COLUMN, NORMS, WIDTH
 
 
@@ -207,7 +208,7 @@ def test_a_panel_for_each_optimizer_and_those_with_few_rates_are_named(tmp_path)
 
 @pytest.mark.parametrize(
     ("changes", "names"),
-    [(({}, {"optimizer": "adam"}), ["adam", "sgd"]), (({}, {"model": "mlp", "epochs": 9}), ["epochs=2", "epochs=9"])],
+    [(({}, {"optimizer": "adam"}), ["adam", "sgd"]), (({"epochs": 2}, {"epochs": 9}), ["epochs=2", "epochs=9"])],
 )
 def test_of_one_norm_all_are_lines_of_one_panel(tmp_path, changes, names):
     for change, losses in zip(changes, ((0.9, 0.5, 0.7), (0.8, 0.4, 0.6)), strict=True):

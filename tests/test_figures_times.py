@@ -12,9 +12,10 @@ from drawn import assert_inside, dots, marks, read, texts
 from fakes import write_run
 
 from normbench.report import panels
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.figures import NotDrawn, speedup_vs_target, time_to_target
-from normbench.report.study import Options, study
 from normbench.report.style import NORMS, WIDTH
 
 STEPS = tuple(range(0, 1001, 100))

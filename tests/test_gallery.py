@@ -181,6 +181,21 @@ def test_every_reading_is_shown(gallery):
     assert not stale, "these verdicts have changed; read them anew, in results/gallery/readings.yaml"
 
 
+@pytest.mark.parametrize(
+    ("of", "than", "where", "said"),
+    [
+        ("norm=bn lr=0.1", "norm=none lr=0.1", "model=mlp", "norm=bn against none, lr=0.1, model=mlp"),
+        ("norm=bn norm.ghost_size=0", "norm=gn", "", "norm=bn norm.ghost_size=0 against norm=gn"),
+        ("norm=bn clip=norm", "norm=none clip=none", "", "norm=bn clip=norm against norm=none clip=none"),
+        ("hidden=[64,64,64,64,64]", "hidden=[64,32]", "x=[8, 8, 8, 8]", "hidden=[64 x 5] against [64,32], x=[8 x 4]"),
+    ],
+)
+def test_what_the_sides_share_is_said_once(gallery, of, than, where, said):
+    from gallery_pages import versus  # pyright: ignore[reportMissingImports]
+
+    assert versus({"of": of, "than": than, "where": where}) == said
+
+
 def test_what_stands_in_a_table_cannot_break_it(gallery):
     from gallery_pages import counted, effect, verdict  # pyright: ignore[reportMissingImports]
 
@@ -192,10 +207,10 @@ def test_what_stands_in_a_table_cannot_break_it(gallery):
     bad = good | {"effect": "-1 pp [-1.5, -0.5]", "verdict": "contradicted", "where": ""}
     made = {"verdict": "in part", "budget": "quick", "answers": [none, good, bad]}
     assert verdict(made) == "✓✗ in part *(quick)*: 1 ✓, 1 ✗ of 2 questions"
-    yes, no = "norm=none, model=mlp: +1 pp [+0.5, +1.5]", "norm=none: -1 pp [-1.5, -0.5]"
+    yes, no = "none, model=mlp: +1 pp [+0.5, +1.5]", "none: -1 pp [-1.5, -0.5]"
     assert effect(made) == f"✓ test accuracy, norm=bn against {yes}; ✗ test accuracy, norm=bn against {no}"
     assert effect(made | {"verdict": "contradicted", "answers": [none, bad]}) == f"test accuracy, norm=bn against {no}"
-    assert effect(made | {"verdict": "supported"}).endswith("norm=none, model=mlp: +1 pp [+0.5, +1.5]")
+    assert effect(made | {"verdict": "supported"}).endswith(f"against {yes}")
     assert verdict(made | {"verdict": "contradicted", "budget": "full", "answers": [bad]}) == "✗ contradicted"
     assert effect({"answers": []}) == ""
     assert counted({"claims": {}}, ["a", "b"]).startswith("Of 2 claims none was run; 0 at full budget")

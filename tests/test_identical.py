@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 
 from normbench.cli import main
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.state import State
-from normbench.report.study import Options, study
 
 pytestmark = pytest.mark.slow
 

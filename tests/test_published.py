@@ -8,8 +8,9 @@ from fakes import write_run
 from normbench import claim
 from normbench.claim import Claim, Paper, Question
 from normbench.report import main, published
+from normbench.report.arms import Options
 from normbench.report.collect import collect
-from normbench.report.study import Options, study
+from normbench.report.contrasts import study
 
 SETTING = ("dataset=cifar10", "model=mlp", "batch_size=64")
 NUMBER = Paper("91.25% (He et al. 2015)", "1 h (an estimate)", SETTING, "norm=bn", 0.9125, 0.005)

@@ -15,9 +15,10 @@ from fakes import write_run
 
 from normbench import records
 from normbench.report import captions, facets, main, panels, tables
+from normbench.report.arms import Options
 from normbench.report.collect import collect
+from normbench.report.contrasts import study
 from normbench.report.figures import NotDrawn, curves
-from normbench.report.study import Options, study
 from normbench.report.style import NORMS, norm_looks, optimizer_dashes
 
 

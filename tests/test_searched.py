@@ -9,8 +9,10 @@ from fakes import write_run
 from normbench import claim
 from normbench.claim import Claim, Question
 from normbench.report import answers, main, searched
+from normbench.report.arms import Options
 from normbench.report.collect import collect
-from normbench.report.study import Options, Refused, study
+from normbench.report.contrasts import study
+from normbench.report.study import Refused
 
 LR = "optimizer.lr"
 LRS = (0.0001, 0.001, 0.01, 0.1, 1.0)

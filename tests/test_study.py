@@ -7,8 +7,10 @@ from fakes import write_run
 
 from normbench.plan import Arm, Plan, Range
 from normbench.report import methods, planning
+from normbench.report.arms import Options
 from normbench.report.collect import collect
-from normbench.report.study import Options, Refused, study
+from normbench.report.contrasts import study
+from normbench.report.study import Refused
 
 STEPS = tuple(range(0, 2001, 100))
 
@@ -162,6 +164,17 @@ def test_where_no_run_learned_there_is_no_verdict(tmp_path):
     (contrast,) = made(tmp_path).contrasts
     assert {row.state for row in contrast.rows} == {"REFUSED"}
     assert "no run of either arm ended better than it began; try other settings" in contrast.rows[0].sentence
+
+
+def test_where_nothing_learned_at_the_same_rate_only_that_row_has_no_verdict(tmp_path):
+    for seed in range(3):
+        for lr, none, bn in ((0.1, 0.101, 0.1), (0.2, 0.1, 0.8)):
+            add(tmp_path, final=none, norm="none", optimizer__lr=lr, seed=seed)
+            add(tmp_path, final=bn, norm="bn", optimizer__lr=lr, seed=seed)
+    (contrast,) = made(tmp_path).contrasts
+    rows = [row for row in contrast.rows if row.metric == "test_acc"]
+    refused = ["no run of either arm ended better than it began" in row.sentence for row in rows]
+    assert refused == [False, True]
 
 
 def test_only_seeds_that_choose_report_nothing(tmp_path):

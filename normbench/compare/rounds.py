@@ -16,8 +16,8 @@ from normbench.compare import search
 from normbench.compare.arms import Contender
 from normbench.config import RunConfig
 from normbench.plan import Plan
+from normbench.report.contrasts import BASELINES
 from normbench.report.selection import Edge, choose
-from normbench.report.study import BASELINES
 from normbench.report.tables import natural
 
 # trains what is not trained yet: words for the user, the runs -> the score of each at its stop_epoch or end, None

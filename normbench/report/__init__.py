@@ -62,9 +62,11 @@ def _study(request: Request, cache: "Cache") -> "Study":
     if not len(runs):
         places = ", ".join(map(str, request.folders))
         raise InputError(f"no runs found under {places} (looked for run.json); {TRAIN}")
+    from normbench.report.arms import Options
+    from normbench.report.contrasts import study
     from normbench.report.figures import KEYS  # matplotlib, which makes a cache: not where there is nothing to draw
     from normbench.report.layers import has_probes, read
-    from normbench.report.study import Options, Refused, study
+    from normbench.report.study import Refused
 
     check_only(request.only, KEYS)
     check_seeds(request.tune_seeds, set(map(int, runs.loc[runs["used"].astype(bool), "seed"])))

@@ -17,11 +17,13 @@ import pandas as pd
 
 from normbench.claim import TIMES, Claim, Question
 from normbench.report import paper, searched, selection, shares, stats, target, verdict
+from normbench.report.arms import Arm
+from normbench.report.contrasts import budget_words, origins
 from normbench.report.measures import FOUND, IMPORTANCE, MEASURES, WORDS, Points, Seeds
 from normbench.report.selection import LR
 from normbench.report.state import ACCURACY_MARGIN, Flag, State, Subject, gains
 from normbench.report.stats import Effect, Interval
-from normbench.report.study import Arm, Refused, Study, budget_words, origins
+from normbench.report.study import Refused, Study
 from normbench.report.tables import cell_text, natural
 
 SUPPORTED, CONTRADICTED, IN_PART, UNDECIDED = "supported", "contradicted", "in part", "undecided"

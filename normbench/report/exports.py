@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from normbench.report import stats, target, verdict
+from normbench.report.arms import Arm
 from normbench.report.selection import LR, scored_accuracy, scored_loss
-from normbench.report.study import Arm, Contrast, Study
+from normbench.report.study import Contrast, Study
 from normbench.report.verdict import Comparison
 
 SCORES = {"val_acc": "n_val", "test_acc": "n_test", "val_loss": None, "test_loss": None}  # and the images of its split

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports
+from normbench.report.arms import Arm
 from normbench.report.content import Content, asked
 from normbench.report.figures import Drawn
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import norm_looks
 
 SCHEMA_VERSION = 1

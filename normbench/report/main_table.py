@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports, stats, target
+from normbench.report.arms import Arm
 from normbench.report.paper import (
     MISSING,
     Cell,
@@ -27,7 +28,7 @@ from normbench.report.paper import (
 from normbench.report.planning import FEWEST
 from normbench.report.selection import noun
 from normbench.report.stats import Interval
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.tables import cell_text, decimals
 from normbench.report.target import Crossing
 from normbench.report.verdict import Comparison

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from normbench.report import exports
+from normbench.report.arms import Arm
 from normbench.report.selection import LR
 from normbench.report.sentence import short
 from normbench.report.stats import Effect, Interval
-from normbench.report.study import Arm, Contrast, Study
+from normbench.report.study import Contrast, Study
 from normbench.report.tables import cell_text
 from normbench.report.target import Crossing
 from normbench.report.verdict import Comparison

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from normbench.report import exports, target
+from normbench.report.arms import Arm, Options
 from normbench.report.paper import (
     MISSING,
     Cell,
@@ -23,7 +24,7 @@ from normbench.report.paper import (
     times_text,
 )  # fmt: skip
 from normbench.report.selection import LR, Selection, noun
-from normbench.report.study import Arm, Options, Study
+from normbench.report.study import Study
 from normbench.report.tables import cell_text, natural
 
 MOST_LISTED = 10  # learning rates one by one

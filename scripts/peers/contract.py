@@ -47,6 +47,12 @@ class Data:
         return images * scale[:, None, None] + shift[:, None, None], labels
 
 
+@lru_cache(maxsize=1)
+def load(path: str) -> Data:
+    """Here and not in hydra_sweep.py: what a script itself caches, the processes of joblib can't find."""
+    return Data(Path(path))
+
+
 @dataclass(frozen=True)
 class Start:
     """Weights and biases in the order of the layers, in torch's layout, and the batches: int64 (steps, batch)."""

@@ -9,13 +9,12 @@ hydra-joblib-launcher). Each run has the folder that Hydra makes, with the log o
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
 import hydra
 import torch
-from contract import Data, Job
+from contract import Job, load
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
@@ -31,11 +30,6 @@ class Config:
 
 
 ConfigStore.instance().store("config", Config)
-
-
-@lru_cache(maxsize=1)
-def load(path: str) -> Data:
-    return Data(Path(path))
 
 
 @hydra.main(config_name="config", version_base="1.3")

@@ -9,11 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from normbench.report import captions, facets, tables
+from normbench.report.arms import Arm
 from normbench.report.figures import NotDrawn
 from normbench.report.figures._sheet import Sheet, fitted, legend, legend_height, note, sheet_width
 from normbench.report.planning import FEWEST
 from normbench.report.selection import HOW, noun
-from normbench.report.study import Arm, Contrast, Study
+from normbench.report.study import Contrast, Study
 from normbench.report.style import HOLLOW, norm_looks, text_color, text_width
 
 UNITS = {"step": "Optimizer steps", "examples": "Training examples", "train_s": "Seconds of training"}
@@ -65,7 +66,7 @@ def groups(study: Study, arms: Sequence[Arm], along: str) -> list[Group]:
 
 
 def without_key(titles: Sequence[str]) -> list[str]:
-    """`sgd`, `adam` of `optimizer=sgd`, `optimizer=adam`: the values, where all are of one key that is a group's name."""
+    """`sgd`, `adam` of `optimizer=sgd`, `optimizer=adam`: the values, where all are of one group."""
     keys = {title.split("=")[0] for title in titles}
     plain = keys in ({"optimizer"}, {"clip"}) and not any("," in title for title in titles)
     return [title.partition("=")[2] if plain else title for title in titles]

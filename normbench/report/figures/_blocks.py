@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from normbench.report import target
+from normbench.report.arms import Arm
 from normbench.report.figures import NotDrawn, _arms
 from normbench.report.sheet import MOST_FIGURES, page_names
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 
 MOST_ROWS = 32  # a page
 

@@ -11,10 +11,11 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import reported
+from normbench.report.arms import Arm
 from normbench.report.captions import scope
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._sheet import Sheet, columns, legend, legend_height, pages, sheet_width
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC, norm_looks
 
 MOST = 9  # panels a figure

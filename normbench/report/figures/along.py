@@ -9,10 +9,11 @@ from matplotlib import rc_context, ticker
 
 from normbench.report import panels, stats
 from normbench.report.answers import varied_cells
+from normbench.report.arms import Arm
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import Sheet, columns, legend, legend_height, pages, sheet_width
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import NORMS, RC, mean_look, norm_looks
 
 MOST = 4  # panels a figure

@@ -10,11 +10,12 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 
 from normbench.report import panels, stats
+from normbench.report.arms import Arm
 from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.paper import rate_text
 from normbench.report.planning import FEWEST
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC, mean_look, norm_looks
 
 KEY = "batch_size"

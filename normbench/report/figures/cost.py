@@ -11,11 +11,12 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from normbench.report import reported, stats
+from normbench.report.arms import Arm
 from normbench.report.captions import dots_drawn, first, scope
 from normbench.report.facets import even
 from normbench.report.figures import Drawn, NotDrawn
 from normbench.report.sheet import TALLEST, Sheet, page_names, wrapped
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import HOLLOW, RC, WIDTH, norm_looks, text_width
 
 COLUMNS = ["arm", "norm", "run_id", "seed", "lr", "examples_per_s", "s_per_step", "baseline", "relative_s_per_step"]

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 
 from normbench.claim import Question
 from normbench.report import searched, stats
+from normbench.report.arms import Arm
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import Sheet, legend, legend_height, sheet_width
 from normbench.report.measures import FOUND
 from normbench.report.state import ACCURACY_MARGIN
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC
 
 HEIGHT, LEFT, HEAD, FOOT = 1.9, 0.45, 0.25, 0.42  # inches
@@ -90,8 +91,8 @@ def _judged(axis: Axes, question: Question, rows: pd.DataFrame) -> None:
     own = rows.loc[(rows["way"] == question.than) & (rows["trials"] == at), "test_acc"]
     if len(own):
         mean, margin = (100 * value for value in (stats.mean(sorted(own)).estimate, question.margin or ACCURACY_MARGIN))
-        axis.fill_between([at / 1.06, at * 1.06], mean - margin, mean + margin, color="#000000", alpha=0.12, linewidth=0,
-                          zorder=1, label="_margin")  # fmt: skip
+        look = {"color": "#000000", "alpha": 0.12, "linewidth": 0, "zorder": 1}
+        axis.fill_between([at / 1.06, at * 1.06], mean - margin, mean + margin, **look, label="_margin")
 
 
 def _caption(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> str:

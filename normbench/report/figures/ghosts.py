@@ -9,10 +9,11 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 
 from normbench.report import stats
+from normbench.report.arms import Arm
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import Sheet, columns, legend, legend_height, pages, sheet_width
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC, mean_look, norm_looks
 from normbench.report.tables import cell_text, natural
 

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from normbench.report import reported, stats
+from normbench.report.arms import Arm
 from normbench.report.captions import scope
 from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.heatmap import Cell, Heatmap, blocks, shade, words
 from normbench.report.sheet import Block, flow, page_names
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC
 from normbench.report.tables import natural
 

@@ -9,11 +9,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from normbench.report import panels, stats
+from normbench.report.arms import Arm
 from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _sheet
 from normbench.report.search import WITHIN, usable_range
 from normbench.report.selection import LR, scored_loss
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import MOST_NAMED, RC, line_looks, mean_look, norm_looks
 
 HEIGHT, FOOT, LEFT = 1.7, 0.4, 0.42  # inches, around a panel
@@ -54,7 +55,7 @@ def draw(study: Study) -> list[Drawn]:
 
 
 def _joined(found: Sequence[_arms.Group]) -> tuple[list[_arms.Group], Looks] | None:
-    """One panel with a line for each of these panels, named by its title; None where they compare norms, or are many."""
+    """One panel with a line for each of these, named by its title; None where they compare norms, or are many."""
     lines = [(title, line) for title, own in found for _, line in own]
     if len({arm.norm for _, line in lines for arm in line}) > 1 or not 1 < len(lines) <= MOST_NAMED:
         return None

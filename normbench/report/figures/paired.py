@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import panels, stats
+from normbench.report.arms import Arm
 from normbench.report.captions import MOST_SEED_LINES
 from normbench.report.figures import Drawn, _arms, _sheet
 from normbench.report.state import ACCURACY_MARGIN, State
-from normbench.report.study import Arm, Contrast, Study
+from normbench.report.study import Contrast, Study
 from normbench.report.style import COLUMN, RC, WIDTH, text_color
 from normbench.report.verdict import Comparison
 

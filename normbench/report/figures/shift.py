@@ -8,11 +8,12 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 
 from normbench.report import panels
+from normbench.report.arms import Arm
 from normbench.report.figures import Drawn, NotDrawn, _arms, activations
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import legend, legend_height
 from normbench.report.sheet import Sheet
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC, WIDTH, mean_look, norm_looks
 
 FEWEST, MOST = 2, 3  # norms

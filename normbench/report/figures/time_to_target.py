@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.report import panels, stats, target
+from normbench.report.arms import Arm
 from normbench.report.captions import dots_drawn, first
 from normbench.report.figures import Drawn, NotDrawn, _arms, _blocks, _sheet
 from normbench.report.figures._blocks import Block
-from normbench.report.study import Arm, Study
+from normbench.report.study import Study
 from normbench.report.style import RC, WIDTH, text_width
 
 # inches
