@@ -27,7 +27,9 @@ def models(lines: Sequence[Line], part: str) -> list[str]:
 
 
 def everybody(lines: Iterable[Line]) -> list[str]:
-    return list(dict.fromkeys(who for line in lines for who in line["results"]))
+    """In the order of the results, ours first."""
+    found = dict.fromkeys(who for line in lines for who in line["results"])
+    return sorted(found, key=lambda who: not who.startswith(OURS))
 
 
 def values(lines: Sequence[Line], who: str, key: str) -> list[float]:

@@ -7,16 +7,20 @@ from typing import Any
 import matplotlib
 import numpy as np
 from benchmark_estimates import OURS, Line, chosen, everybody, fit, largest, models, points_of, values
-from benchmark_processes import Workload
+from benchmark_processes import CHANNELS_LAST, Workload
 from benchmark_tables import BATCH, label
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from normbench.report import style
 
 BLUE, GREY = "#0072B2", "#555555"
 COLORS = {"hydra_basic": "#D55E00", "hydra_joblib": "#CC79A7", "careful_pool": "#000000", "jax_pool": "#009E73"}
-ENGINE_DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+DASHES = {
+    "normbench serial": "-", "normbench stack": (0, (6, 2)), "normbench graph": (0, (6, 2, 1, 2)),
+    CHANNELS_LAST: (0, (1, 1.5)),
+}  # fmt: skip
+SUBS = ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))  # ticks of a log axis, times powers of ten
 
 
 def picture(lines: Sequence[Line]) -> Figure:
@@ -61,7 +65,7 @@ def speeds(axes: Any, lines: Sequence[Line], model: str, names: Sequence[str]) -
             "floor ", (BATCH / min(floors), 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=7
         )
     axes.set_xscale("log")
-    plain(axes.xaxis, (1, 3))
+    plain(axes.xaxis, axes.get_xlim(), 2)
     axes.set_title(f"{model}, {len(its)} rounds", fontsize=8, loc="left", pad=12)
     axes.set_xlabel("samples/s of one run")
     axes.grid(axis="y", visible=False)
@@ -70,13 +74,13 @@ def speeds(axes: Any, lines: Sequence[Line], model: str, names: Sequence[str]) -
 def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
     """Every round's points, and the line wall = a + b R through all of them, on to the largest R."""
     its = chosen(lines, "sweep", model)
-    end, dashes = largest(its), iter(ENGINE_DASHES)
+    end = largest(its)
     for name in everybody(its):
         points = [point for line in its for point in points_of(line, name).items()]
         if not points:
             continue
         is_ours = name.startswith(OURS)
-        look = {"color": BLUE if is_ours else COLORS[name], "linestyle": next(dashes) if is_ours else "-"}
+        look = {"color": BLUE if is_ours else COLORS[name], "linestyle": DASHES[name] if is_ours else "-"}
         axes.plot(*zip(*points, strict=True), "o", color=look["color"], markersize=2.5)
         means = {runs: median(wall for r, wall in points if r == runs) for runs, _ in points}
         line = fit(means)
@@ -88,13 +92,18 @@ def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("runs in the sweep, R")
-    plain(axes.yaxis, (1, 2, 5))
+    plain(axes.yaxis, axes.get_ylim(), 3)
     images = Workload(**its[-1]["workload"]).words().split(" of ")[1]
     axes.set_title(f"{model}, {its[-1]['workload']['epochs']} x {images}", fontsize=8, loc="left")
 
 
-def plain(axis: Any, steps: tuple[int, ...]) -> None:
-    """Ticks of a log axis at these times powers of ten, as plain numbers: 500, 2k."""
-    axis.set_major_locator(LogLocator(subs=steps))
+def plain(axis: Any, limits: tuple[float, float], fewest: int) -> None:
+    """Ticks of a log axis as plain numbers: 500, 2k; as few of SUBS as make this many."""
+    for subs in SUBS:
+        places = [sub * 10.0**power for power in range(-3, 9) for sub in subs]
+        seen = [place for place in places if limits[0] <= place <= limits[1]]
+        if len(seen) >= fewest:
+            break
+    axis.set_major_locator(FixedLocator(seen))
     axis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     axis.set_minor_locator(NullLocator())
