@@ -84,7 +84,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
                 model.eval()(x)  # lazy layers draw their weights now, under this seed
         if isinstance(model, Model):
             for path, layer in model.named_modules():
-                torch.manual_seed(streams.derive(config.seed, "weights", path))
+                torch.default_generator.manual_seed(streams.derive(config.seed, "weights", path))  # of the CPU alone
                 model.draw(layer)
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model={config.model['name']} must be a torch.nn.Module, it is a {type(model).__name__}")

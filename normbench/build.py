@@ -79,13 +79,13 @@ def optimizer(
             f"optimizer={settings['name']} needs the weight of a hidden layer (linear, convolutional, recurrent), and "
             "this network has none; try optimizer=adamw"
         )
+    parameters: list[Any] = list(model.parameters())
     if "fused" in takes and not {"fused", "foreach"} & settings.keys():
-        runtime["fused"] = True
+        runtime["fused"] = fused.exists(maker, parameters[0].device)
     if capturable and "capturable" in takes:
         runtime["capturable"] = True
     if "lr" in takes and "lr" not in settings:  # its class has a default, which no table would show
         raise ConfigError("optimizer.lr must be given; type optimizer.lr=0.01")
-    parameters: list[Any] = list(model.parameters())
     if not settings.get("decay_norm_and_bias", True):
         if "weight_decay" not in settings:
             raise ConfigError("optimizer.decay_norm_and_bias=false needs optimizer.weight_decay, which is not given")

@@ -6,9 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 Kernel = Callable[[dict[str, Any], list, list, list], None]  # group, parameters, gradients, their states
+ON_THE_CPU_ALONE = (Adagrad,)  # torch 2.11 to 2.13: `fused=True` raises in the first step elsewhere
+
+
+def exists(maker: Callable[..., Any], device: torch.device) -> bool:
+    """Whether an optimizer class that takes `fused` has such a kernel for parameters on this device."""
+    return device.type == "cpu" or not (isinstance(maker, type) and issubclass(maker, ON_THE_CPU_ALONE))
 
 
 def quick(optimizer: Optimizer) -> None:

@@ -16,6 +16,7 @@ OURS = {
     "dataset": ("train_size",),
     "optimizer": ("decay_norm_and_bias", "tune"),
 }  # keys that the class gets only if it asks
+WELL_KNOWN = ("normbench.", "torch.nn", "torch.optim")
 
 
 def part(group: str, settings: Mapping[str, Any], *args: Any, **runtime: Any) -> Any:
@@ -46,6 +47,11 @@ def in_words(error: BaseException) -> str:
 
 
 def maker_of(group: str, target: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    if module.startswith(WELL_KNOWN):  # as Hydra would find it: a run asks a dozen times, 0.9 ms each with Hydra
+        found = getattr(sys.modules.get(module), name, None)
+        if callable(found):
+            return found
     try:
         return instantiate({"_target_": target, "_partial_": True}).func
     except (HydraException, ValueError, ImportError) as error:

@@ -78,4 +78,6 @@ def set_determinism(threads: int) -> None:
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms() would import torch's compiler, too
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - costs time, changes no bit
     torch.backends.cudnn.benchmark = False
+    for fast in (torch.backends.cuda.enable_mem_efficient_sdp, torch.backends.cuda.enable_flash_sdp):
+        fast(False)  # attention whose gradients add up in any order; what is left is products and a softmax
     torch.set_flush_denormal(True)

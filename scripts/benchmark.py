@@ -5,10 +5,9 @@
     python scripts/benchmark.py --parts sweep --python peers/bin/python             a quiet machine, twenty minutes
     python scripts/benchmark.py --table --figure        docs/performance.md and docs/benchmark.png from all of it
     python scripts/benchmark.py --quick ...             small workloads: tells that all works, not how fast it is
-    python scripts/benchmark.py --device cuda --parts run sweep --rounds 1 --models mlp lenet      on a GPU: untested
 
-Lightning, Keras, JAX and Hydra's joblib launcher are in an environment of their own; without it they are told as not
-installed:
+All of it on the CPU; a GPU has scripts/gpu_benchmark.py. Lightning, Keras, JAX and Hydra's joblib launcher are in an
+environment of their own; without it they are told as not installed:
 
     python -m venv peers && peers/bin/pip install torch torchvision lightning keras 'jax[cpu]' hydra-joblib-launcher
 
@@ -73,16 +72,14 @@ class Amounts:
     fast: tuple[int, ...]  # R of the engines and of the pools
     slow: tuple[int, ...]  # R of what trains one run after another, or is slow
 
-    def sizes(self, name: str, device: str) -> tuple[int, ...]:
+    def sizes(self, name: str) -> tuple[int, ...]:
         """Numbers of runs of a sweep that is made in this way."""
         if name == "hydra_basic" or (name == "jax_pool" and self.sweep.model != "mlp"):
             return self.slow
-        if device == "cuda" and name not in ("normbench stack", "normbench graph"):
-            return (4, 16)
         return self.fast[:-1] if name == "hydra_joblib" and len(self.fast) > 2 else self.fast
 
 
-def amounts(model: str, device: str, quick: bool) -> Amounts:
+def amounts(model: str, quick: bool) -> Amounts:
     def of(dataset: str, size: int | None, epochs: int) -> Workload:
         return Workload(model, dataset, size, epochs)
 
@@ -90,10 +87,6 @@ def amounts(model: str, device: str, quick: bool) -> Amounts:
         size = {"mlp": 3200, "lenet": 1280}.get(model, 320)
         its = of("fashion_mini", size, 2)
         return Amounts(its, its, its, (2, 4), (1, 2))
-    if device == "cuda":
-        run = of("fashion_mnist", None, 4 if model == "mlp" else 2)
-        runs = {"mlp": (16, 64, 256), "lenet": (16, 64)}.get(model, (4, 16))
-        return Amounts(run, of("fashion_mnist", None, 3), of("fashion_mnist", None, 2), runs, (1, 2))
     if model == "mlp":
         run, accuracy = of("fashion_mnist", None, 10), of("fashion_mnist", None, 3)
         return Amounts(run, accuracy, of("fashion_mnist", None, 2), (4, 16, 64), (1, 2, 4))
@@ -114,8 +107,8 @@ class Sitting:
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.folder = args, folder
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self.machine = Machine(args.python, args.device, tuple(cores))
-        self.lines = read(args.out, args.device, args.quick)
+        self.machine = Machine(args.python, tuple(cores))
+        self.lines = read(args.out, args.quick)
         self.data: dict[Workload, Path] = {}
 
     def rounds(self, part: str) -> Iterator[tuple[int, str, Amounts]]:
@@ -123,7 +116,7 @@ class Sitting:
         counts = {model: self.args.rounds or FEWER.get((part, model), ROUNDS[part]) for model in self.args.models}
         for number in range(1, max(counts.values()) + 1):
             for model in [model for model in self.args.models if number <= counts[model]]:
-                its = amounts(model, self.args.device, self.args.quick)
+                its = amounts(model, self.args.quick)
                 workload = getattr(its, part, its.run)
                 done = ((line["part"], line["model"], line["round"], line["workload"]) for line in self.lines)
                 if workload is not None and (part, model, number, asdict(workload)) not in done:
@@ -142,8 +135,8 @@ class Sitting:
 
     def keep(self, part: str, model: str, number: int, workload: Workload, began: str, results: dict) -> None:
         line = {
-            "part": part, "model": model, "device": self.args.device, "quick": self.args.quick, "round": number,
-            "workload": asdict(workload), "results": results, "machine": described(self.args.device),
+            "part": part, "model": model, "quick": self.args.quick, "round": number,
+            "workload": asdict(workload), "results": results, "machine": described(),
             "load": [began, load_average()], "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
         self.args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,52 +147,44 @@ class Sitting:
         self.lines.append(line)
 
 
-def described(device: str) -> dict[str, str]:
+def described() -> dict[str, str]:
     its = {"CPU": f"{cpu_name()}, {os.cpu_count()} cores"}
-    its |= {"GPU": torch.cuda.get_device_name()} if device == "cuda" else {}
     return its | {"system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"}
 
 
-def read(path: Path, device: str, quick: bool) -> list[dict[str, Any]]:
-    """The lines of this device, of quick passes or of whole ones; a torn last line is left out."""
+def read(path: Path, quick: bool) -> list[dict[str, Any]]:
+    """The lines of quick passes or of whole ones; a torn last line is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-    return [line for line in lines if (line["device"], line["quick"]) == (device, quick)]
+    return [line for line in lines if line["quick"] == quick]
 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def ours(engine: str) -> str:
-    """What an engine is called among the results; serial, the reference, is just normbench."""
-    return "normbench" if engine == "serial" else f"normbench {engine}"
-
-
 def part_same(sitting: Sitting) -> None:
-    cores, device = sitting.machine.cores[-1:], sitting.args.device
+    cores = sitting.machine.cores[-1:]
     for number, model, _ in sitting.rounds("same"):
         began = load_average()
         workload = Workload(model, "fashion_mini", 64 * STEPS, 1)
         data, start = sitting.folder / f"same_{model}.npz", sitting.folder / f"start_{model}.npz"
         processes.write_data(workload, data, start, STEPS)
         results = {}
-        for engine in processes.engines(device):
-            its = processes.our_run(engine, workload, 0, device, cores, "eval.every_steps=1")
-            results[ours(engine)] = its
-        for name in sitting.wanted([n for n, peer in PEERS.items() if device in peer.devices]):
+        results["normbench"] = processes.our_run("serial", workload, 0, cores, "eval.every_steps=1")
+        for name in sitting.wanted(list(PEERS)):
             results[name] = processes.peer_run(
                 PEERS[name], sitting.machine, data, workload, 0, cores, "--start", str(start)
             )
             say(f"same: {model}, {name}")
-        sitting.keep("same", model, number, amounts(model, device, sitting.args.quick).run, began, results)
+        sitting.keep("same", model, number, amounts(model, sitting.args.quick).run, began, results)
 
 
 def part_accuracy(sitting: Sitting) -> None:
-    device, cores = sitting.args.device, sitting.machine.cores
-    places = [cores[i : i + 1] for i in range(max(1, len(cores)))] if device == "cpu" else [cores]
+    cores = sitting.machine.cores
+    places = [cores[i : i + 1] for i in range(max(1, len(cores)))]
     for number, model, its in sitting.rounds("accuracy"):
         workload, began = its.accuracy, load_average()
         assert workload is not None
@@ -220,11 +205,11 @@ def part_accuracy(sitting: Sitting) -> None:
 
 def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Callable[[Sequence[int]], dict]]:
     """All that train one run, by name: called with the cores that it gets."""
-    device, data = sitting.args.device, sitting.data_of(workload)
+    data = sitting.data_of(workload)
 
     def ours_on(name: str) -> Callable[[Sequence[int]], dict]:
         engine, more = processes.way_of(name)
-        return lambda cores: processes.our_run(engine, workload, seed, device, cores, *more)
+        return lambda cores: processes.our_run(engine, workload, seed, cores, *more)
 
     def peer_on(name: str) -> Callable[[Sequence[int]], dict]:
         peer, more = PEERS[name], ()
@@ -232,8 +217,8 @@ def trainers(sitting: Sitting, workload: Workload, seed: int) -> dict[str, Calla
             more = ("--option", best_loader(sitting, workload))
         return lambda cores: processes.peer_run(peer, sitting.machine, data, workload, seed, cores, *more)
 
-    names = sitting.wanted([name for name, peer in PEERS.items() if device in peer.devices])
-    own = [*map(ours, processes.engines(device)), *processes.also(workload.model, device)]
+    names = sitting.wanted(list(PEERS))
+    own = ["normbench", *processes.also(workload.model)]
     return {name: ours_on(name) for name in own} | {name: peer_on(name) for name in names}
 
 
@@ -256,8 +241,8 @@ def part_floor(sitting: Sitting) -> None:
     torch.set_num_threads(1)
     for number, model, its in sitting.rounds("floor"):
         began = load_average()
-        network = networks.make(model, (1, 28, 28), 10).to(sitting.args.device)
-        found = floor_of(network, torch.randn(64, 1, 28, 28, device=sitting.args.device))
+        network = networks.make(model, (1, 28, 28), 10)
+        found = floor_of(network, torch.randn(64, 1, 28, 28))
         sitting.keep("floor", model, number, its.run, began, {"floor": found})
         say(f"floor: {model} {64 / found['floor_s']:,.0f} samples/s")
 
@@ -276,15 +261,12 @@ def speed(result: dict[str, Any]) -> str:
 
 
 def part_sweep(sitting: Sitting) -> None:
-    device = sitting.args.device
     for number, model, its in sitting.rounds("sweep"):
         began, results, data = load_average(), {}, sitting.data_of(its.sweep)
-        names = [f"normbench {engine}" for engine in (*processes.engines(device), "stack")]
-        names += processes.also(model, device)
-        names += sitting.wanted([name for name, peer in SWEEPS.items() if device in peer.devices])
+        names = ["normbench serial", "normbench stack", *processes.also(model), *sitting.wanted(list(SWEEPS))]
         for name in names if number % 2 else reversed(names):
             found: dict[str, Any] = {}
-            for runs in its.sizes(name, device):
+            for runs in its.sizes(name):
                 if name.startswith("normbench"):
                     engine, more = processes.way_of(name)
                     result = processes.our_sweep(engine, sitting.machine, its.sweep, runs, *more)
@@ -319,16 +301,16 @@ def part_startup(sitting: Sitting) -> None:
 # ------------------------------------------------------------------------------------------------------------ main
 
 
-def write_page(path: Path, text: str) -> None:
+def write_page(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put the text between the marks of the page.
 
     Raises:
         ValueError: the page has no such marks.
     """
-    before, mark, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    if not mark or END not in rest:
-        raise ValueError(f"{path} must have the marks {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    before, mark, rest = path.read_text(encoding="utf-8").partition(begin)
+    if not mark or end not in rest:
+        raise ValueError(f"{path} must have the marks {begin} and {end}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -341,7 +323,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     told = ", ".join(f"{part} {count}" for part, count in ROUNDS.items())
     parser.add_argument("--rounds", type=int, help=f"default: {told}; fewer of the larger networks")
     parser.add_argument("--quick", action="store_true", help="small workloads, kept apart: tells that all works")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--python", default=sys.executable, help="of the environment with the optional packages")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmark.jsonl")
     parser.add_argument("--table", type=Path, nargs="?", const=ROOT / "docs" / "performance.md", metavar="PAGE")
@@ -351,8 +332,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         args.parts = [] if args.table or args.figure else list(PARTS)
     if args.rounds is not None and args.rounds < 1:
         parser.error("--rounds must be above 0")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device, torch finds none; leave --device out")
     if args.quick and (args.table or args.figure):
         parser.error(
             "a quick pass is no measurement and goes onto no page: leave --quick, or --table and --figure, out"
@@ -376,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1
             say(f"{part}: {time.perf_counter() - began:.0f} s")
     if not sitting.lines:
-        print(f"benchmark: {args.out} has no lines for this device; measure first: --parts run", file=sys.stderr)
+        print(f"benchmark: {args.out} has no lines; measure first: --parts run", file=sys.stderr)
         return 2
     found = tables(sitting.lines)
     if args.quick:

@@ -1,6 +1,6 @@
 """Numbers from the lines that scripts/benchmark.py measured; pure.
 
-A line is one round: {part, model, device, quick, round, workload, results: {who: what}, machine, load, at}.
+A line is one round: {part, model, quick, round, workload, results: {who: what}, machine, load, at}.
 """
 
 import math

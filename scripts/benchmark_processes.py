@@ -23,7 +23,7 @@ import numpy as np
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from normbench import app, build, config, records, streams
+from normbench import app, build, records, streams
 from normbench.sweep import jobs
 
 FOLDER = Path(__file__).resolve().parent / "peers"
@@ -70,7 +70,6 @@ class Peer:
     needs: tuple[str, ...] = ()
     option: str = ""
     backend: str = ""  # of Keras
-    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 PEERS = {
@@ -79,21 +78,18 @@ PEERS = {
     "careful": Peer("P2 careful loop", "bare_loop"),
     "lightning": Peer("P3 Lightning, as it comes", "lightning_loop", ("lightning",), "default"),
     "lightning_stripped": Peer("P3 Lightning, stripped", "lightning_loop", ("lightning",), "stripped"),
-    "keras_torch": Peer("P4 Keras on torch", "keras_loop", ("keras", "torch"), "", "torch", ("cpu",)),
-    "keras_jax": Peer("P4 Keras on JAX", "keras_loop", ("keras", "jax"), "", "jax", ("cpu",)),
-    "jax": Peer("P6 JAX", "jax_scan", ("jax",), devices=("cpu",)),
+    "keras_torch": Peer("P4 Keras on torch", "keras_loop", ("keras", "torch"), "", "torch"),
+    "keras_jax": Peer("P4 Keras on JAX", "keras_loop", ("keras", "jax"), "", "jax"),
+    "jax": Peer("P6 JAX", "jax_scan", ("jax",)),
 }
 JOBLIB = ("hydra", "hydra_plugins.hydra_joblib_launcher")
 SWEEPS = {
     "hydra_basic": Peer("P5 Hydra basic, P0 in sequence", "hydra_sweep", ("hydra", "torchvision"), "examples_loop"),
     "hydra_joblib": Peer("P5 Hydra joblib, P2 a core", "hydra_sweep", JOBLIB, "bare_loop"),
     "careful_pool": Peer("a process a core, P2", "bare_loop"),
-    "jax_pool": Peer("a process a core, P6", "jax_scan", ("jax",), devices=("cpu",)),
+    "jax_pool": Peer("a process a core, P6", "jax_scan", ("jax",)),
 }  # fmt: skip
-ENGINES = tuple(engine for engine in config.ENGINES if engine != "stack")  # those that train one run
-
-
-CHANNELS_LAST = "normbench channels_last"  # serial with that setting, where it can pay: larger convolutions on the CPU
+CHANNELS_LAST = "normbench channels_last"  # serial with that setting, where it can pay: larger convolutions
 LARGE_CONVOLUTIONS = ("cnn", "resnet")
 
 
@@ -103,14 +99,9 @@ def way_of(name: str) -> tuple[str, list[str]]:
     return ("serial", ["channels_last=true"]) if name == CHANNELS_LAST else (engine, [])
 
 
-def also(model: str, device: str) -> list[str]:
+def also(model: str) -> list[str]:
     """Ways of ours that are no engine."""
-    return [CHANNELS_LAST] if model in LARGE_CONVOLUTIONS and device == "cpu" else []
-
-
-def engines(device: str) -> list[str]:
-    """Those that are tried there; graph is of CUDA alone."""
-    return [engine for engine in ENGINES if engine != "graph" or device == "cuda"]
+    return [CHANNELS_LAST] if model in LARGE_CONVOLUTIONS else []
 
 
 @dataclass(frozen=True)
@@ -118,12 +109,12 @@ class Machine:
     """Where and with what the processes run. `python` is that of the peers with packages that normbench lacks."""
 
     python: str
-    device: str
     cores: tuple[int, ...]  # empty: the system has no such thing
+    device: str = "cpu"
 
     def processes(self) -> int:
-        """How many run at once in a sweep: one a core, on a GPU at most four."""
-        return max(1, min(len(self.cores), 4 if self.device == "cuda" else len(self.cores)))
+        """How many run at once in a sweep: one a core."""
+        return max(1, len(self.cores))
 
     def python_of(self, peer: Peer) -> str:
         is_ours = not peer.needs or all(map(found_here, peer.needs))
@@ -213,16 +204,16 @@ def peer_run(
     missing = machine.missing(peer)
     if missing:
         return {"missing": missing}
-    command = [machine.python_of(peer), str(FOLDER / f"{peer.script}.py"), *asked(peer, data, workload, machine.device)]
+    command = [machine.python_of(peer), str(FOLDER / f"{peer.script}.py"), *asked(peer, data, workload)]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--seed", str(seed), "--log", f"{folder}/log.csv", *more]
         seconds, out, _ = timed(command, cores, **backend_of(peer))
     return json.loads(out.splitlines()[-1]) | {"wall_s": seconds}
 
 
-def asked(peer: Peer, data: Path, workload: Workload, device: str) -> list[str]:
+def asked(peer: Peer, data: Path, workload: Workload) -> list[str]:
     option = ["--option", peer.option] if peer.option else []
-    its = ["--model", workload.model, "--data", str(data), "--epochs", str(workload.epochs), "--device", device]
+    its = ["--model", workload.model, "--data", str(data), "--epochs", str(workload.epochs)]
     return its + option
 
 
@@ -242,10 +233,10 @@ def refused_by(engine: str, why: str) -> Result:
     return {"refused": why}
 
 
-def our_run(engine: str, workload: Workload, seed: int, device: str, cores: Sequence[int], *more: str) -> Result:
+def our_run(engine: str, workload: Workload, seed: int, cores: Sequence[int], *more: str) -> Result:
     """One run of `normbench train`: what a peer's line has, from its record and its rows, and wall_s."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*our_command(engine, workload, device, folder), f"seed={seed}", *more]
+        command = [*our_command(engine, workload, "cpu", folder), f"seed={seed}", *more]
         seconds, _, refused = timed(command, cores)
         if refused:
             return refused_by(engine, refused)
@@ -277,14 +268,14 @@ def peer_sweep(name: str, machine: Machine, data: Path, workload: Workload, runs
     with tempfile.TemporaryDirectory() as folder:
         if peer.script == "hydra_sweep":
             its = {"peer": peer.option, "model": workload.model, "data": data, "epochs": workload.epochs,
-                   "device": machine.device, "seed": f"range({runs})", "hydra.sweep.dir": folder}  # fmt: skip
+                   "seed": f"range({runs})", "hydra.sweep.dir": folder}  # fmt: skip
             its |= {"hydra/launcher": "joblib", "hydra.launcher.n_jobs": count} if name == "hydra_joblib" else {}
             command = [python, script, "-m", *(f"{key}={value}" for key, value in its.items())]
             seconds, _, _ = timed(command, machine.cores if name == "hydra_joblib" else machine.cores[-1:])
             lines = [json.loads(path.read_text()) for path in Path(folder).glob("*/result.json")]
         else:
             edges = np.linspace(0, runs, min(count, runs) + 1).round().astype(int)
-            command = [python, script, *asked(peer, data, workload, machine.device)]
+            command = [python, script, *asked(peer, data, workload)]
             commands = [[*command, "--seed", f"{a}:{b}", "--log", f"{folder}/{a}.csv"] for a, b in pairwise(edges)]
             places = [machine.cores[i : i + 1] for i in range(len(commands))]
             found = together(commands, places, **backend_of(peer))

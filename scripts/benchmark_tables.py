@@ -1,6 +1,6 @@
 """From the lines that scripts/benchmark.py measured to tables; pure.
 
-A line is one round: {part, model, device, quick, round, workload, results: {who: what}, machine, load, at}.
+A line is one round: {part, model, quick, round, workload, results: {who: what}, machine, load, at}.
 """
 
 import math

@@ -48,6 +48,8 @@ def _torch_as_it_was():
     torch.set_flush_denormal(False)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cuda.enable_mem_efficient_sdp(True)
+    torch.backends.cuda.enable_flash_sdp(True)
 
 
 @pytest.fixture(autouse=True)

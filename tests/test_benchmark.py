@@ -24,12 +24,14 @@ def scripts():
         import benchmark_floor
         import benchmark_processes
         import benchmark_tables
+        import gpu_benchmark
 
         yield Namespace(
             benchmark=benchmark,
             estimates=benchmark_estimates,
             figure=benchmark_figure,
             floor=benchmark_floor,
+            gpu=gpu_benchmark,
             processes=benchmark_processes,
             tables=benchmark_tables,
         )
@@ -37,7 +39,7 @@ def scripts():
 
 def line(part, results, number=1, model="mlp", **more):
     its = {
-        "part": part, "model": model, "device": "cpu", "quick": False, "round": number, "results": results,
+        "part": part, "model": model, "quick": False, "round": number, "results": results,
         "workload": {"model": model, "dataset": "fashion_mini", "train_size": None, "epochs": 2},
         "machine": {"CPU": "one", "system": "it"}, "load": ["0.10 0 0", "0.30 0 0"], "at": "2026-01-02T03:04:05",
     }  # fmt: skip
@@ -161,7 +163,7 @@ def test_what_was_measured_is_not_measured_again(scripts, tmp_path):
     arguments = ["--out", str(out), "--models", "mlp", "lenet", "--rounds", "2", "--quick"]
     args = scripts.benchmark.parse(arguments)
     sitting = scripts.benchmark.Sitting(args, tmp_path)
-    workload = scripts.benchmark.amounts("mlp", "cpu", True).run
+    workload = scripts.benchmark.amounts("mlp", True).run
     assert [(n, m) for n, m, _ in sitting.rounds("run")] == [(1, "mlp"), (1, "lenet"), (2, "mlp"), (2, "lenet")]
     sitting.keep("run", "mlp", 1, workload, "0 0 0", {"normbench": ran(1.0)})
     with out.open("a") as file:
@@ -176,7 +178,7 @@ def test_a_killed_sitting_leaves_the_next_line_whole(scripts, tmp_path):
     args = scripts.benchmark.parse(["--out", str(tmp_path / "lines.jsonl"), "--quick"])
     args.out.write_text('{"part": "run", "mod')
     sitting = scripts.benchmark.Sitting(args, tmp_path)
-    sitting.keep("run", "mlp", 1, scripts.benchmark.amounts("mlp", "cpu", True).run, "0 0 0", {"normbench": ran(1.0)})
+    sitting.keep("run", "mlp", 1, scripts.benchmark.amounts("mlp", True).run, "0 0 0", {"normbench": ran(1.0)})
     assert len(scripts.benchmark.Sitting(args, tmp_path).lines) == 1
 
 
@@ -227,9 +229,9 @@ def test_a_process_that_fails_is_named_with_its_error(scripts):
         scripts.processes.timed([sys.executable, "-c", "import sys; sys.stderr.write('broken'); sys.exit(3)"], [])
 
 
-@pytest.mark.parametrize(("model", "device", "expected"), [("cnn", "cpu", 1), ("mlp", "cpu", 0), ("cnn", "cuda", 0)])
-def test_channels_last_is_tried_where_it_can_pay(scripts, model, device, expected):
-    names = scripts.processes.also(model, device)
+@pytest.mark.parametrize(("model", "expected"), [("cnn", 1), ("mlp", 0)])
+def test_channels_last_is_tried_where_it_can_pay(scripts, model, expected):
+    names = scripts.processes.also(model)
     assert len(names) == expected
     for name in names:
         assert scripts.processes.way_of(name) == ("serial", ["channels_last=true"])
@@ -247,7 +249,7 @@ def test_only_an_engine_may_refuse(scripts, monkeypatch):
 
 
 def test_a_missing_package_is_found_missing(scripts):
-    machine = scripts.processes.Machine(sys.executable, "cpu", ())
+    machine = scripts.processes.Machine(sys.executable, ())
     peer = scripts.processes.Peer("", "bare_loop", ("torch", "no_such_package.within"))
     assert machine.missing(peer) == "no_such_package.within"
     assert machine.missing(scripts.processes.PEERS["careful"]) is None
@@ -269,4 +271,56 @@ def test_normbench_and_the_careful_loop_do_the_same(scripts, tmp_path):
     assert len(results["normbench"]["losses"]) == scripts.benchmark.STEPS
     np.testing.assert_allclose(results["careful"]["losses"], results["normbench"]["losses"], rtol=1e-3)
     assert "A quick pass" in process.stdout
-    assert found["workload"] == asdict(scripts.benchmark.amounts("mlp", "cpu", True).run)
+    assert found["workload"] == asdict(scripts.benchmark.amounts("mlp", True).run)
+
+
+# ---------------------------------------------------------------------------------------------- on a GPU: the tables
+
+
+def of_a_gpu(part, **its):
+    return {"part": part, "model": "mlp", "quick": False, "machine": "G", "torch": "2", "at": "2026-01-02T03:04"} | its
+
+
+def test_on_a_gpu_ratios_are_taken_within_a_round(scripts):
+    lines = [of_a_gpu("run", careful=s, serial=s / 2, graph=s * r) for s, r in ((100.0, 6), (50.0, 4), (80.0, 9))]
+    (table,) = scripts.gpu.tables(lines)
+    assert table.title == "One run on a GPU, 3 rounds"
+    assert row(table, "normbench, engine=graph", 1) == [
+        "mlp", "normbench, engine=graph", "600", "6.00 [4.00, 9.00]", ">= 5: PASS"
+    ]  # fmt: skip
+    assert row(table, "normbench, engine=serial", 1)[3:] == ["0.50 [0.50, 0.50]", ""]
+
+
+def test_on_a_gpu_a_stack_is_compared_with_the_line_through_the_runs_alone(scripts):
+    made = [("graph", 2, 14.0), ("graph", 8, 20.0), ("stack", 90, 34.0)]  # alone: 12 s and 1 s a run
+    lines = [
+        of_a_gpu("sweep", epochs=10, engine=engine, R=n, wall_s=s, test_acc=[0.8, 0.9] * n) for engine, n, s in made
+    ]
+    (table,) = scripts.gpu.tables(lines)
+    assert [line[6] for line in table.rows] == ["", "", "≈ 3.0 (>= 15: below)"]
+    assert table.rows[2][5] == "9,529"
+
+
+def test_on_a_gpu_a_step_is_told_for_each_run(scripts):
+    line = of_a_gpu("curve", R=64, rates=1, step_s=64e-6, floor_s=16e-6, memory=2**20)
+    (table,) = scripts.gpu.tables([line])
+    assert table.rows == [["mlp", "64", "1", "64", "1.0", "64.00", "25%", "1.0"]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
+def test_without_a_gpu_nothing_is_measured(scripts, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        scripts.gpu.main(["--out", str(tmp_path / "none.jsonl")])
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
+def test_the_floor_of_a_stack_of_one_is_that_of_its_network(scripts):
+    """But for timing: the same products are timed, and as many bytes counted."""
+    from normbench.stack import layers
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    images = torch.randn(5, 2, 2, 2)
+    stacked = layers.stacked(network, 1)
+    its, alone = (scripts.floor.floor_of(each, images, seconds=0.001) for each in (stacked, network))
+    assert its["bytes"] == alone["bytes"]
+    assert its["products_s"] > 0

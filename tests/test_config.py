@@ -1,5 +1,7 @@
 """RunConfig: what is refused, and the identity of a run."""
 
+import dataclasses
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -95,3 +97,15 @@ def test_a_stored_config_gives_the_same_run_and_reads_nothing_of_this_machine(co
     stored["dataset"]["root"] = "${oc.env:HOME}"
     with pytest.raises(config.ConfigError, match="interpolation"):
         config.from_dict(stored)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["runs", "1e-3", "yes", "null", "~", "", " a", "a: b", "a #b", "- a", "0x10", "1_000", "1.", "nan", "-inf", "12:30",
+     "2026-11-27", "é x", "x" * 200, "a\nb", "*a", "{a}", "?", "<<", "'q'"],
+)  # fmt: skip
+def test_yaml_is_written_as_omegaconf_writes_it(compose, text):
+    its = dataclasses.replace(compose(), out=text, dataset={"name": text, "numbers": [1, 2.5, 1e-20, None, True, text]})
+    written = config.to_yaml(its)
+    assert written == OmegaConf.to_yaml(OmegaConf.create(its.to_dict()))
+    assert OmegaConf.to_container(OmegaConf.create(written))["out"] == text

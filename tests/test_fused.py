@@ -18,6 +18,12 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_adagrads_kernel_is_there_for_the_cpu_alone(device):
+    assert fused.exists(torch.optim.Adagrad, torch.device(device)) is (device == "cpu")
+    assert fused.exists(torch.optim.AdamW, torch.device(device))
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))

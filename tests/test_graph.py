@@ -70,7 +70,7 @@ def trained(config, monkeypatch, tape=None, steps=None):
 def numbers(attempt):
     """Its rows, without their seconds, and what the steps since the last one measured."""
     rows = [{key: value for key, value in row.items() if key != "train_s"} for row in attempt.progress.rows]
-    return rows, [[value.tolist() for value in step] for step in attempt.progress.window]
+    return rows, [[value.sum().item() for value in step] for step in attempt.progress.window]  # hits: how many
 
 
 def assert_same_bits(ours, theirs):
@@ -83,7 +83,7 @@ def assert_same_bits(ours, theirs):
 # --------------------------------------------------------------------------------------------- the step, replayed
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
 def test_a_replayed_step_is_the_step(compose, monkeypatch, optimizer):
     """Bit for bit, with a learning rate that float32 has exactly: on the device it has no more digits."""
     more = (f"optimizer={optimizer}", "optimizer.lr=0.0078125", "schedule=constant", "eval.every_steps=7", "clip=norm")
@@ -211,6 +211,7 @@ def test_on_a_cpu_it_is_refused(compose):
     [
         (("optimizer=lion",), "optimizer=lion does not take its learning rate from the device"),
         (("optimizer=muon",), "optimizer=muon does not"),
+        (("optimizer=adagrad",), "optimizer=adagrad does not"),  # torch has its fused kernel for the CPU alone
         (("optimizer=momentum", "schedule.scales=[lr,momentum]"), "schedule=cosine moves momentum"),
         (("schedule=onecycle",), "schedule=onecycle moves momentum"),
         (("clip=update",), "clip=update reads the learning rate"),
@@ -253,7 +254,7 @@ ON_GPU = ("dataset=synthetic", "epochs=2", "batch_size=15", "progress=false", "d
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "optimizer", ["sgd", "nesterov", "adam", "adamw", "adagrad", "rmsprop", "adadelta", "nadam", "radam", "adamax"]
+    "optimizer", ["sgd", "nesterov", "adam", "adamw", "rmsprop", "adadelta", "nadam", "radam", "adamax"]
 )
 def test_on_a_gpu_a_graph_is_the_serial_run(compose, optimizer):
     """But for rounding, which the learning rate's float32 adds to."""
@@ -278,6 +279,7 @@ def test_on_a_gpu_every_model_is_recorded(compose, model, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("engine", ["graph", "stack"])
 def test_on_a_gpu_no_step_waits_for_the_device(compose, engine, monkeypatch):
     config = compose(*ON_GPU, *SMALL["mlp"], f"engine={engine}", "eval.every_steps=100")

@@ -1,5 +1,6 @@
 """Many runs at once: the same results as one after another, and what befalls one run befalls it alone."""
 
+import dataclasses
 import os
 import random
 import re
@@ -14,7 +15,7 @@ import torch
 
 from normbench import checkpoint, cli, records, run
 from normbench.config import ConfigError
-from normbench.sweep import Stop, pool
+from normbench.sweep import Stop, devices, pool
 
 SMALL = ("dataset=synthetic", "progress=false")
 
@@ -152,10 +153,49 @@ def test_a_folder_in_use_is_no_failure_of_the_others(make):
     assert results[1].state == "complete"
 
 
-def test_default_workers_leave_each_run_its_threads():
+def test_default_workers_leave_each_run_its_threads(make):
     cores = len(os.sched_getaffinity(0))
-    assert pool.default_workers(1) == cores
-    assert pool.default_workers(10_000) == 1
+    assert devices.default_workers([make()]) == cores
+    assert devices.default_workers([make(), dataclasses.replace(make(), threads=10_000)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "seen"),
+    [
+        (None, "auto", ["0", "1", "2"]),
+        (None, "cuda", ["0", "1", "2"]),
+        ("4,5,6", "auto", ["4", "5", "6"]),
+        ("GPU-a, GPU-b, GPU-c", "cuda", ["GPU-a", "GPU-b", "GPU-c"]),
+        (None, "cpu", []),
+        (None, "cuda:1", []),
+    ],
+)
+def test_on_gpus_there_is_one_worker_for_each(make, monkeypatch, visible, asked, seen):
+    monkeypatch.setattr(devices, "DRIVERS", ("/",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    configs = [make(f"device={asked}"), make(f"device={asked}", "seed=1")]
+    assert devices.gpus(configs) == seen
+    cores = len(os.sched_getaffinity(0))
+    assert devices.default_workers(configs) == {"cpu": cores, "cuda:1": 1}.get(asked, 3)
+
+
+def test_runs_that_name_their_gpus_have_a_worker_for_each_name(make):
+    assert devices.default_workers([make("device=cuda:0"), make("device=cuda:2"), make("device=cuda:2", "seed=1")]) == 2
+
+
+def test_without_a_driver_torch_is_not_asked(make, monkeypatch):
+    monkeypatch.setattr(devices, "DRIVERS", ())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 / 0)
+    assert devices.gpus([make("device=auto")]) == []
+
+
+def test_each_worker_sees_its_gpu_alone():
+    with pool.Workers(3, ["0", "GPU-b"]) as workers:
+        seen = [worker.pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for worker in workers]
+    assert seen == ["0", "GPU-b", "0"]
 
 
 @pytest.mark.parametrize("setting", ["workers=0", "timeout_s=0", "timeout_s=-1"])

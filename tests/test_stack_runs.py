@@ -219,6 +219,14 @@ def test_stacks_are_of_nearly_equal_width_and_as_many_as_workers(make, monkeypat
     assert stacks.batches(rates, 2) == [[0, 2], [1, 3]]  # one rate each
 
 
+def test_a_gpu_takes_wider_stacks_of_networks_without_convolutions(make):
+    its = [make("engine=stack", f"seed={n}", "device=cuda") for n in range(300)]
+    assert list(map(len, stacks.batches(its, 1))) == [150, 150]
+    model = {"name": "lenet", "_target_": "normbench.model.lenet.LeNet"}
+    lenet = [dataclasses.replace(one, model=model) for one in its[:66]]
+    assert list(map(len, stacks.batches(lenet, 1))) == [33, 33]
+
+
 def test_the_pool_trains_stacks_beside_serial_runs(make):
     configs = [make(f"engine={engine}", f"seed={n}") for n in (0, 1, 2) for engine in ("stack", "serial")]
     told = []

@@ -10,7 +10,7 @@ from normbench import app, records, run
 from normbench.compare import budget
 from normbench.config import RunConfig
 from normbench.report.selection import scored_accuracy
-from normbench.sweep import pool
+from normbench.sweep import devices, pool
 from normbench.sweep.session import InUseElsewhere, SweepFailed
 
 
@@ -68,7 +68,7 @@ class Launch:
 
     def _train(self, todo: Sequence[RunConfig]) -> list[pool.Result]:
         if self.slots is None:
-            self.slots = pool.Workers(self.workers)
+            self.slots = pool.Workers(self.workers, devices.gpus(todo))
         began = time.monotonic()
         with app.told(len(todo), 1) as (told, looked):
             found = pool.run_all(

@@ -15,7 +15,7 @@ from normbench.compare.arms import Contender
 from normbench.compare.asked import FIRST_TUNE_SEED, Asked
 from normbench.config import ConfigError, run_id
 from normbench.plan import Plan
-from normbench.sweep import jobs, pool, session
+from normbench.sweep import devices, jobs, session
 
 
 def possible(contenders: Sequence[Contender]) -> tuple[list[Contender], list[tuple[Contender, str]]]:
@@ -151,7 +151,7 @@ def another(name: str) -> str:
 
 
 def workers(wanted: Asked, contenders: Sequence[Contender]) -> int:
-    return wanted.workers or pool.default_workers(max(contender.config.threads for contender in contenders))
+    return wanted.workers or devices.default_workers(contender.config for contender in contenders)
 
 
 def predicted(contenders: Sequence[Contender], plan: Plan, measured: budget.Measured, count: int) -> float:

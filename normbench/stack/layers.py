@@ -97,8 +97,8 @@ class BatchNorm(Twin):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1
-        if x.dim() > 2:
-            return self._normalized(x)
+        if x.dim() > 2 or x.is_cuda:  # cuDNN takes 4 times as long for many channels of 64 numbers as torch for columns
+            return self._normalized(x.contiguous())
         return self._normalized(x.t().unsqueeze(0)).squeeze(0).t()  # (1, N C, B)
 
     def _normalized(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from normbench.stack.clips import Clips
 from normbench.stack.optimizers import Optimizers
 
 Result = run.Outcome | Exception | run.Interrupted
+AT_ONCE = (
+    16384  # images that all replicas together evaluate at once on a GPU, which else waits for its kernels' launches
+)
 
 
 def run_all(
@@ -247,7 +251,10 @@ class Stack:
     def _drawn(self, epoch: int, count: int) -> tuple[Tensor, Tensor | None]:
         """An epoch's order (count, N), and the augmentation's draws in it (count, N, ...)."""
         seeds = [built.config.seed for built in self.builts]
-        order = torch.stack([streams.order(seed, epoch, count) for seed in seeds], 1).to(self.built.device)
+        many = ThreadPoolExecutor() if self.built.device.type == "cuda" else contextlib.nullcontext()
+        with many as pool:  # on a GPU an epoch of 256 small networks takes no longer than drawing their orders in turn
+            drawn = (pool.map if pool else map)(lambda seed: streams.order(seed, epoch, count), seeds)
+            order = torch.stack(list(drawn)).to(self.built.device).t().contiguous()
         draws = [self.built.augment.draw(streams.generator(seed, "augment", epoch), count) for seed in seeds]
         return order, None if draws[0] is None else torch.stack(draws, 1).to(self.built.device)
 
@@ -258,6 +265,7 @@ class Stack:
 
     def evaluate(self, split: str) -> list[tuple[float, float]]:
         built, size = self.built, self.first.config.eval.batch_size
+        size = max(size, AT_ONCE) if built.device.type == "cuda" else size
         return loop.evaluate(
             self.network, built.inputs.transform, built.loss_fn, *built.inputs.split(split), self.width, size
         )

@@ -20,7 +20,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from normbench import run
 from normbench.config import RunConfig, from_dict
-from normbench.sweep import stacks
+from normbench.sweep import devices, stacks
 from normbench.sweep.estimate import kind
 
 LOOK_S = 0.2  # between two looks at signals and clocks
@@ -43,12 +43,6 @@ class TimeUp(Exception):
 
 class NotStarted(RuntimeError):
     """A run was never begun, since another one failed."""
-
-
-def default_workers(threads: int) -> int:
-    """As many as this process has cores, for runs of so many threads each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // threads)
 
 
 def run_all(
@@ -87,7 +81,9 @@ def run_all(
     batches = stacks.batches(configs, workers if isinstance(workers, int) else len(workers))
     queue = _Queue([configs[numbers[0]] for numbers in batches], [len(numbers) for numbers in batches], in_order)
     with contextlib.ExitStack() as ours:
-        slots = ours.enter_context(Workers(min(workers, len(batches)))) if isinstance(workers, int) else workers
+        if isinstance(workers, int):
+            workers = ours.enter_context(Workers(min(workers, len(batches)), devices.gpus(configs)))
+        slots = workers
         with slots.stopping_at_errors(), _signals() as signals:
             while queue.waiting or any(worker.busy for worker in slots):
                 for worker in slots:
@@ -149,10 +145,14 @@ def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
 
 
 class Workers(Sequence["_Worker"]):
-    """Processes, started at once: they import what a run needs while their parent does something else."""
+    """Processes, started at once: they import what a run needs while their parent does something else.
 
-    def __init__(self, count: int):
-        self.slots = [_Worker() for _ in range(count)]
+    Args:
+        gpus: each sees one of these alone, in turn (devices.gpus); none: what this process sees.
+    """
+
+    def __init__(self, count: int, gpus: Sequence[str] = ()):
+        self.slots = [_Worker(gpus[n % len(gpus)] if gpus else None) for n in range(count)]
         for worker in self.slots:
             worker.start()
 
@@ -217,6 +217,7 @@ class _Queue:
 class _Worker:
     """A process, and the run (or stack of `width` runs) that it trains."""
 
+    gpu: str | None = None
     number: int = -1
     width: int = 1
     future: "Future[list[Result]] | None" = None
@@ -235,7 +236,9 @@ class _Worker:
 
     def start(self) -> ProcessPoolExecutor:
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path, os.getpid()), timeout=None)
+            self.pool = ProcessPoolExecutor(
+                1, initializer=_prepare, initargs=(sys.path, os.getpid(), self.gpu), timeout=None
+            )
             with _deaf_to_interrupts():
                 self.pid = self.pool.submit(os.getpid)
         return self.pool
@@ -295,9 +298,11 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare(path: list[str], parent: int) -> None:
+def _prepare(path: list[str], parent: int, gpu: str | None) -> None:
     """In a new worker: it finds the classes that its parent finds, and leaves the terminal's signals to it."""
     sys.path[:] = path
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that has come is dropped
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

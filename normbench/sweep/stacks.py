@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from normbench.config import RunConfig
 from normbench.stack.support import steps_alike, structure
 
-WIDTH = {"cpu": 16, "cuda": 64}  # runs of a stack; measured on the CPU (docs/performance.md), a guess for CUDA
+WIDTH = {"cpu": 16, "cuda": 64}  # runs of a stack (docs/performance.md)
+WIDE = 256  # on CUDA without convolutions, whose activations would fill the memory
 
 
 def batches(configs: Sequence[RunConfig], workers: int) -> list[list[int]]:
@@ -27,7 +28,9 @@ def batches(configs: Sequence[RunConfig], workers: int) -> list[list[int]]:
 
 def width(config: RunConfig) -> int:
     """The most runs of a stack."""
-    return WIDTH["cuda" if config.device.startswith("cuda") or (config.device == "auto" and _gpu()) else "cpu"]
+    if config.device.startswith("cuda") or (config.device == "auto" and _gpu()):
+        return WIDE if config.model["_target_"] == "normbench.model.mlp.MLP" else WIDTH["cuda"]
+    return WIDTH["cpu"]
 
 
 def _gpu() -> bool:

@@ -71,7 +71,7 @@ class PoolLauncher(Launcher):
     """Several runs at once, each in a process that serves many.
 
     Args:
-        workers: processes; null: the cores of this machine, divided by the threads of a run.
+        workers: processes; null: the cores of this machine, divided by the threads of a run, or its GPUs.
         timeout_s: a run that takes longer is stopped; the same command goes on with it. null: none is.
         fail_fast: after a failure nothing more is begun.
     """
@@ -87,10 +87,10 @@ class PoolLauncher(Launcher):
         self.started: pool.Workers | None = None
 
     def _start(self, configs: Sequence[Any]) -> "pool.Workers":
-        from normbench.sweep import pool
+        from normbench.sweep import devices, pool
 
-        count = self.workers or pool.default_workers(max(config.threads for config in configs))
-        return pool.Workers(min(count, len(configs)))
+        count = self.workers or devices.default_workers(configs)
+        return pool.Workers(min(count, len(configs)), devices.gpus(configs))
 
     @contextlib.contextmanager
     def ready(self, configs: Sequence[Any]) -> Iterator[None]:
