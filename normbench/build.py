@@ -229,6 +229,7 @@ def build(config: RunConfig) -> Built:
     from normbench.norm import Impossible
 
     device = choose_device(config.device)
+    streams.set_attention(device)
     if config.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("amp=bf16 needs a GPU that computes in bfloat16, this one does not; try amp=none")
     if config.engine == "graph" and device.type != "cuda":

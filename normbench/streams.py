@@ -10,9 +10,13 @@ train_size (data_seed, "train_size"): which training images are kept; see reside
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(*key: int | str) -> int:
@@ -78,6 +82,12 @@ def set_determinism(threads: int) -> None:
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms() would import torch's compiler, too
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - costs time, changes no bit
     torch.backends.cudnn.benchmark = False
-    for fast in (torch.backends.cuda.enable_mem_efficient_sdp, torch.backends.cuda.enable_flash_sdp):
-        fast(False)  # attention whose gradients add up in any order; what is left is products and a softmax
     torch.set_flush_denormal(True)
+
+
+def set_attention(device: "torch.device") -> None:
+    """On a GPU without the kernels whose gradients add up in any order: what is left is products and a softmax."""
+    from torch.backends import cuda
+
+    cuda.enable_mem_efficient_sdp(device.type != "cuda")
+    cuda.enable_flash_sdp(device.type != "cuda")  # the CPU's kernel of that name is deterministic, and the same switch

@@ -101,3 +101,12 @@ def test_a_class_that_is_too_small_is_refused():
         streams.split(labels, 0.1, 0)
     with pytest.raises(ValueError, match="class 7 is 4"):
         streams.split(labels, 0.9, 0)
+
+
+def test_on_the_cpu_attention_keeps_its_kernel_and_on_a_gpu_it_has_none_that_is_not_deterministic():
+    query = torch.zeros(1, 1, 4, 8)
+    for device, flash in (("cuda", False), ("cpu", True)):
+        streams.set_attention(torch.device(device))
+        assert torch.backends.cuda.flash_sdp_enabled() is flash
+        assert torch.backends.cuda.mem_efficient_sdp_enabled() is flash
+    assert torch._fused_sdp_choice(query, query, query) == 1  # flash, of the CPU
