@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.claim import Claim
+from normbench.claim import TIMES, Claim
 from normbench.report import exports, main_table, methods, notes, paper, published, side_tables
 from normbench.report.answers import TESTED, Answer, answers, overall
 from normbench.report.figures import Drawn
@@ -188,6 +188,8 @@ def _tested(study: Study) -> Tested | None:
         "margin below which nothing matters. Contradicted: it lies on the other side, or within the margin where a "
         "difference is claimed. The claim is supported where all are."
     )
+    if any(a.question.measure in TIMES for a in found):
+        caption += " A target about which nobody can tell says nothing, as long as another one tells something."
     header = ("Comparison", "Question", "Effect [95% CI]", "State", "Claim")
     table = _table("claim", "What was asked", caption, header, rows)
     came = overall(found)
