@@ -80,8 +80,9 @@ def optimizer(
             "this network has none; try optimizer=adamw"
         )
     parameters: list[Any] = list(model.parameters())
-    if "fused" in takes and not {"fused", "foreach"} & settings.keys():
-        runtime["fused"] = fused.exists(maker, parameters[0].device)
+    device = next((parameter.device.type for parameter in parameters), "cpu")
+    if "fused" in takes and not {"fused", "foreach"} & settings.keys() and fused.exists(maker, device):
+        runtime["fused"] = True
     if capturable and "capturable" in takes:
         runtime["capturable"] = True
     if "lr" in takes and "lr" not in settings:  # its class has a default, which no table would show

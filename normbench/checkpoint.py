@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PROGRESS = ("step", "train_s", "eval_s", "rows")  # plain values of Progress
 TO_RESUME = ("optimizer", "trained", "window", "rng_cpu", "rng_cuda")
+OF_THE_DEVICE = ("fused", "foreach", "capturable")  # how an optimizer steps here; a run may go on on another device
 ALWAYS = (
     *PROGRESS, "config", "environment", "started_at", "data_fingerprint", "input_shape", "masked", "classes", "model",
     "preprocess",
@@ -47,7 +48,7 @@ def pack(built: build.Built, progress: "Progress", facts: dict[str, Any], to_res
             "trained": built.model.state_dict() if hasattr(built.optimizer, "eval") else None,
             "window": [torch.stack(column).cpu() for column in zip(*progress.window, strict=True)],
             "rng_cpu": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if built.device.type == "cuda" else [],
+            "rng_cuda": [torch.cuda.get_rng_state(built.device)] if built.device.type == "cuda" else [],
         }
     return _sealed(content)
 
@@ -110,14 +111,27 @@ def read(path: Path) -> dict[str, Any]:
 def restore(content: dict[str, Any], built: build.Built, progress: "Progress") -> None:
     """Put everything back as it was when the checkpoint was packed."""
     built.model.load_state_dict(content["trained"] or content["model"])
+    groups = content["optimizer"].get("param_groups", ())  # torch.optim's; others keep what they like
+    for saved, group in zip(groups, built.optimizer.param_groups, strict=False):
+        saved |= {key: group[key] for key in OF_THE_DEVICE if key in group}
     built.optimizer.load_state_dict(content["optimizer"])
     for key in PROGRESS:
         setattr(progress, key, content[key])
     columns = [column.to(built.device) for column in content["window"]]
+    if columns:
+        columns[1] = _hits(columns[1], built)
     progress.window = list(zip(*columns, strict=True))  # type: ignore[arg-type]
     torch.set_rng_state(content["rng_cpu"])
     if content["rng_cuda"] and built.device.type == "cuda":
-        torch.cuda.set_rng_state_all(content["rng_cuda"])
+        torch.cuda.set_rng_state(content["rng_cuda"][0], built.device)
+
+
+def _hits(saved: torch.Tensor, built: build.Built) -> torch.Tensor:
+    """As this engine keeps them on this device: which images were hit, (steps, B), or only how many, (steps, 1)."""
+    counted = saved.dtype != torch.bool
+    if counted == built.captured:
+        return saved
+    return torch.arange(built.config.batch_size, device=saved.device) < saved if counted else saved.sum(1, keepdim=True)
 
 
 def of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

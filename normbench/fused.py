@@ -12,9 +12,9 @@ Kernel = Callable[[dict[str, Any], list, list, list], None]  # group, parameters
 ON_THE_CPU_ALONE = (Adagrad,)  # torch 2.11 to 2.13: `fused=True` raises in the first step elsewhere
 
 
-def exists(maker: Callable[..., Any], device: torch.device) -> bool:
-    """Whether an optimizer class that takes `fused` has such a kernel for parameters on this device."""
-    return device.type == "cpu" or not (isinstance(maker, type) and issubclass(maker, ON_THE_CPU_ALONE))
+def exists(maker: Callable[..., Any], device: str) -> bool:
+    """Whether an optimizer class that takes `fused` has such a kernel for parameters on this type of device."""
+    return device == "cpu" or not (isinstance(maker, type) and issubclass(maker, ON_THE_CPU_ALONE))
 
 
 def quick(optimizer: Optimizer) -> None:

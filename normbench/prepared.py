@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from normbench import records
 from normbench.dataset import DataError, cache_folder, fingerprint_of
+from normbench.parts import is_known
 from normbench.resident import Resident
 
 log = logging.getLogger("normbench")
@@ -37,8 +38,8 @@ class Inputs:
 
     Where the preprocessing is applied once, a split's floats are made when they are first asked for and kept for the
     runs of this process that use the same: 4 bytes a number, beside the 1 of uint8 (all splits of Fashion-MNIST
-    240 MB, of CIFAR-10 800 MB). The training split is kept so only if no augmentation changes its images. So is any
-    preprocessing on a GPU, for data of up to ON_A_GPU numbers: a batch of a stack is moved once in place of four times.
+    240 MB, of CIFAR-10 800 MB). The training split is kept so only if no augmentation changes its images. So
+    is any of normbench's own on a GPU, up to ON_A_GPU numbers: a batch of a stack is moved once in place of four times.
     """
 
     data: Resident
@@ -96,12 +97,13 @@ def fit(preprocess: Any, settings: Mapping[str, Any], images: Tensor) -> Floats 
         images: uint8 (N, C, H, W).
 
     Returns:
-        The place for Inputs.floats, if it is to be applied once; floats of an earlier run of the process may be there.
+        The place for Inputs.floats, if it is to be applied once, or on a GPU; floats of an earlier run of the process
+        may be there.
     """
     made_from = {k: v for k, v in settings.items() if k != "name"}
     if not getattr(preprocess, "once", False):
         floats = _fit_or_recall(preprocess, json.dumps(made_from, sort_keys=True), images)
-        return floats if images.is_cuda and images.numel() <= ON_A_GPU else None
+        return floats if images.is_cuda and images.numel() <= ON_A_GPU and is_known("preprocess", settings) else None
     version = getattr(preprocess, "version", None)
     measured = fingerprint_of(images.cpu().numpy())  # the very images: data set, split and seeds are all in them
     what = [version, made_from, str(torch.__version__), measured]

@@ -89,5 +89,5 @@ def set_attention(device: "torch.device") -> None:
     """On a GPU without the kernels whose gradients add up in any order: what is left is products and a softmax."""
     from torch.backends import cuda
 
-    cuda.enable_mem_efficient_sdp(device.type != "cuda")
-    cuda.enable_flash_sdp(device.type != "cuda")  # the CPU's kernel of that name is deterministic, and the same switch
+    for switch in (cuda.enable_mem_efficient_sdp, cuda.enable_flash_sdp, cuda.enable_cudnn_sdp):
+        switch(device.type != "cuda")  # the CPU's kernel called flash is deterministic, and has the same switch

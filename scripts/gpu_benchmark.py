@@ -12,10 +12,12 @@ curve   a step of engine=stack by the number of runs R in it, its floor (benchma
 sweep   commands from start to prompt, everything written: R runs with engine=graph, one after another, and as one stack
 
 The lines of a part are written when it is done, in place of those of an earlier pass. Fashion-MNIST, batch 64, bn,
-Adam; the learning rate times 0.7 after each epoch.
+Adam; the learning rate times 0.7 after each epoch. P2 is eager, as on the CPU: what torch.compile would make
+of it is not measured.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -34,7 +36,7 @@ from typing import Any
 import benchmark_processes as processes
 import numpy as np
 from benchmark_processes import Workload
-from benchmark_tables import Table, as_markdown, as_text
+from benchmark_tables import Table, as_markdown, as_text, cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- scripts/gpu_benchmark.py -->", "<!-- end of the GPU's -->"
@@ -57,7 +59,7 @@ GOALS = {
     ("sweep", "mlp"): 15.0,
     ("sweep", "lenet"): 4.0,
 }
-STEPS = 100  # of a stack between two readings of the clock
+STEPS = 200  # of a stack between two readings of the clock
 Line = dict[str, Any]
 
 
@@ -122,25 +124,27 @@ def curve(model: str, widths: Sequence[int], rates: int) -> list[Line]:
         for n in range(max(widths))
     ]
     builts, found = [build.build(its) for its in configs], []
+    builts[0].inputs.split("train")  # floats, which are no replica's
     for width in widths:
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         spread = range(0, len(builts), len(builts) // width)[:width]
         stack = replicas.Stack([replicas.Replica(configs[n], builts[n]) for n in spread])
         for member in stack.replicas:
-            member.eval_every, member.stop_step = STEPS, 6 * STEPS
+            member.eval_every, member.stop_step = STEPS, 4 * STEPS
         stack.measure = lambda width=width: [NOTHING] * width  # type: ignore[method-assign]
         images, _ = next(stack.batches(bar=False))
         laps = []
         for _ in stack.rows(bar=False):
             torch.cuda.synchronize()
             laps.append(time.perf_counter())
-        steps = [(b - a) / STEPS for a, b in pairwise(laps[2:])]  # in the first laps the step is recorded
+        steps = [(b - a) / STEPS for a, b in pairwise(laps[1:])]  # in the first the step is recorded
         taken = torch.cuda.max_memory_allocated() - before
         floor = floor_of(stack.network, images) if rates == 1 else {}
         found.append({"R": width, "rates": rates, "step_s": median(steps), "memory": taken / width, **floor})
-        del stack, images
+        del stack, images, member
     return found
 
 
@@ -199,6 +203,8 @@ def part_sweep(workers: Workers, quick: bool, folder: Path) -> list[Line]:
         for engine, sizes in (("graph", of_graph), ("stack", of_stack)):
             for runs in sizes[:2] if quick else sizes:
                 result = processes.our_sweep(engine, machine, workload, runs)
+                if "wall_s" not in result:
+                    raise processes.Failed(f"engine={engine} refused what was asked of it: {result}")
                 lines.append(
                     {"part": "sweep", "model": model, "engine": engine, "R": runs, "epochs": workload.epochs, **result}
                 )
@@ -306,8 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick and args.page:
         parser.error("a quick pass is no measurement and goes onto no page: leave --quick or --page out")
-    lines = [json.loads(text) for text in args.out.read_text().splitlines()] if args.out.exists() else []
-    lines = [line for line in lines if line["quick"] == args.quick]
+    everything = [json.loads(text) for text in args.out.read_text().splitlines()] if args.out.exists() else []
+    lines, others = ([line for line in everything if (line["quick"] == args.quick) is its] for its in (True, False))
     wanted = args.parts or ([] if args.page else PARTS)
     if wanted:
         os.environ |= processes.one_thread()
@@ -315,7 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not torch.cuda.is_available():
             parser.error("this needs a CUDA device, torch finds none")
-        about = {"quick": args.quick, "machine": torch.cuda.get_device_name(), "torch": torch.__version__}
+        its = f"{torch.cuda.get_device_name()}, {cpu_name()}, {os.cpu_count()} cores"
+        about = {"quick": args.quick, "machine": its, "torch": torch.__version__}
         workers = Workers()
         with tempfile.TemporaryDirectory() as folder:
             for part in wanted:
@@ -326,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     {**line, **about, "at": at} for line in made
                 ]
                 args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+                args.out.write_text("".join(json.dumps(line) + "\n" for line in [*others, *lines]))
                 say(f"{part}: {time.perf_counter() - began:.0f} s")
         workers.close()
     if not lines:
@@ -336,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.page:
         from benchmark import write_page
 
-        about = f"{lines[0]['machine']}, torch {lines[0]['torch']}, {lines[0]['at'][:10]}."
+        about = "\n".join(dict.fromkeys(f"{its['machine']}, torch {its['torch']}, {its['at'][:10]}." for its in lines))
         write_page(args.page, "\n\n".join([about, *map(as_markdown, found)]), BEGIN, END)
     return 0
 

@@ -50,6 +50,7 @@ def _torch_as_it_was():
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.backends.cuda.enable_mem_efficient_sdp(True)
     torch.backends.cuda.enable_flash_sdp(True)
+    torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @pytest.fixture(autouse=True)

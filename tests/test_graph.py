@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from normbench import build, catalog, graph, records, run, streams
+from normbench import build, catalog, checkpoint, graph, records, run, streams
 from normbench.config import ConfigError
 from normbench.norm import Impossible
 from normbench.stack import replicas
+from normbench.train import Progress
 
 DATA = ("dataset=synthetic", "epochs=2", "batch_size=15", "progress=false", "device=cpu")  # 30 steps an epoch
 SMALL = {
@@ -165,12 +166,50 @@ def test_a_run_goes_on_where_it_was(compose, monkeypatch, tmp_path):
     whole = compose(*DATA, *SMALL["mlp"], *more, f"out={tmp_path / 'whole'}")
     parts = dataclasses.replace(whole, out=str(tmp_path / "parts"), stop_epoch=1)
     monkeypatch.setattr(graph, "capturing", partial(captured_by, Tape()))
+    made = build.build
+    monkeypatch.setattr(build, "build", lambda config: dataclasses.replace(made(config), captured=True))
     outcomes = [
         run.run(config, lambda _: None) for config in (whole, parts, dataclasses.replace(parts, stop_epoch=None))
     ]
     assert [outcome.state for outcome in outcomes] == ["complete", "paused", "complete"]
     rows = [records.read_metrics(outcome.folder / "metrics.csv") for outcome in (outcomes[0], outcomes[2])]
     assert [{**row, "train_s": 0} for row in rows[0]] == [{**row, "train_s": 0} for row in rows[1]]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_what_was_measured_on_one_device_is_read_on_another(compose, tmp_path, captured):
+    """A recorded step keeps how many images were hit, another one which: a stack may meet both kinds."""
+    config = compose(*DATA, *SMALL["mlp"], "eval.every_steps=9", f"out={tmp_path}")
+    attempt = run.Attempt(config, build.build(config))
+    attempt.stop_step = 13
+    for _ in attempt.rows(bar=False):
+        pass
+    hits = [int(step[1].sum()) for step in attempt.progress.window]
+    attempt.folder.mkdir(parents=True)
+    attempt.save()
+    content = checkpoint.read(attempt.folder / "checkpoint.pt")
+    built = dataclasses.replace(build.build(config), captured=captured)
+    progress = Progress()
+    checkpoint.restore(content, built, progress)
+    assert [tuple(step[1].shape) for step in progress.window] == [(1,) if captured else (15,)] * 4
+    assert [int(step[1].sum()) for step in progress.window] == hits
+    columns = [torch.stack(column) for column in zip(*progress.window, strict=True)]
+    checkpoint.restore({**content, "window": columns}, dataclasses.replace(built, captured=not captured), progress)
+    assert [int(step[1].sum()) for step in progress.window] == hits
+    assert [tuple(step[1].shape) for step in progress.window] == [(15,) if captured else (1,)] * 4
+
+
+def test_an_optimizer_goes_on_as_it_steps_on_the_new_device(compose):
+    """A run begun with torch's fused Adagrad on the CPU has none of it on a GPU."""
+    config = compose(*DATA, *SMALL["mlp"], "optimizer=adagrad")
+    built, other = build.build(config), build.build(config)
+    other.optimizer = torch.optim.Adagrad(other.model.parameters(), lr=0.01, foreach=True)
+    content = {"trained": None, "model": built.model.state_dict(), "optimizer": built.optimizer.state_dict()}
+    content |= {"step": 0, "train_s": 0.0, "eval_s": 0.0, "rows": [], "window": [], "rng_cuda": []}
+    assert built.optimizer.param_groups[0]["fused"] is True
+    checkpoint.restore({**content, "rng_cpu": torch.get_rng_state()}, other, Progress())
+    assert other.optimizer.param_groups[0]["fused"] is None
+    assert other.optimizer.param_groups[0]["foreach"] is True
 
 
 def test_a_diverged_run_says_at_which_step(compose, monkeypatch):

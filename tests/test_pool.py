@@ -155,8 +155,9 @@ def test_a_folder_in_use_is_no_failure_of_the_others(make):
 
 def test_default_workers_leave_each_run_its_threads(make):
     cores = len(os.sched_getaffinity(0))
-    assert devices.default_workers([make()]) == cores
-    assert devices.default_workers([make(), dataclasses.replace(make(), threads=10_000)]) == 1
+    one = make("device=cpu")
+    assert devices.default_workers([one]) == cores
+    assert devices.default_workers([one, dataclasses.replace(one, threads=10_000)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,7 @@ def test_default_workers_leave_each_run_its_threads(make):
 def test_on_gpus_there_is_one_worker_for_each(make, monkeypatch, visible, asked, seen):
     monkeypatch.setattr(devices, "DRIVERS", ("/",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -186,9 +188,16 @@ def test_runs_that_name_their_gpus_have_a_worker_for_each_name(make):
     assert devices.default_workers([make("device=cuda:0"), make("device=cuda:2"), make("device=cuda:2", "seed=1")]) == 2
 
 
+def test_a_gpu_that_torch_can_not_use_is_none(make, monkeypatch):
+    monkeypatch.setattr(devices, "DRIVERS", ("/",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.gpus([make("device=auto")]) == []
+
+
 def test_without_a_driver_torch_is_not_asked(make, monkeypatch):
     monkeypatch.setattr(devices, "DRIVERS", ())
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 / 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: 1 / 0)
     assert devices.gpus([make("device=auto")]) == []
 
 

@@ -319,7 +319,8 @@ def test_a_dry_run_tells_what_a_run_of_a_stack_takes(tmp_path, make, monkeypatch
     assert "would take about" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(stacks.WIDTH, "cpu", 3)
-    attempt, rows, width = estimate._stack(make("engine=stack", "device=cpu"))
+    attempt, rows, width = estimate._stack(make("engine=stack", "device=cpu"), None)
+    assert estimate._stack(make("engine=stack", "device=cpu"), jobs=2)[2] == 2  # as wide as the sweep would make it
     attempt.should_stop = lambda: attempt.progress.step == 9
     list(rows(bar=False))
     assert (width, attempt.progress.step) == (3, 9)

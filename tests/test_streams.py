@@ -109,4 +109,5 @@ def test_on_the_cpu_attention_keeps_its_kernel_and_on_a_gpu_it_has_none_that_is_
         streams.set_attention(torch.device(device))
         assert torch.backends.cuda.flash_sdp_enabled() is flash
         assert torch.backends.cuda.mem_efficient_sdp_enabled() is flash
+        assert torch.backends.cuda.cudnn_sdp_enabled() is flash
     assert torch._fused_sdp_choice(query, query, query) == 1  # flash, of the CPU

@@ -316,7 +316,7 @@ def test_every_arm_is_built_once_and_its_seeds_are_not(plan, monkeypatch):
 
 
 def test_a_long_dry_run_names_the_first_hundred(plan, monkeypatch):
-    monkeypatch.setattr(estimate, "measure", lambda config: estimate.Cost(60.0, 1_000_000))
+    monkeypatch.setattr(estimate, "measure", lambda config, jobs: estimate.Cost(60.0, 1_000_000))
     lines = estimate.table(plan("seed=range(150)").jobs).splitlines()
     assert len(lines) == 102
     assert lines[-2:] == [

@@ -37,7 +37,8 @@ Arms are the product of all lists. Every other key is a setting of normbench tra
   --dry-run       the plan, and how long it would take
   --yes           start it, even if it has more than 10,000 runs
   --config-dir FOLDER                    more choices, as for normbench train
-  hydra.launcher.workers=2               so many runs at once (default: one a core); hydra.launcher.timeout_s=3600
+  hydra.launcher.workers=2               so many runs at once (default: one a core, or one a GPU)
+  hydra.launcher.timeout_s=3600          a run that takes longer is stopped
 
 The same command again goes on where it was ended. Exit codes: 0 done, or stopped at the end of the budget; 1 a run
 failed; 2 bad input; 3 it is in use by another process; 4 damaged data; 130/143 interrupted.

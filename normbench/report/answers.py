@@ -21,7 +21,7 @@ from normbench.report.arms import Arm
 from normbench.report.contrasts import budget_words, origins
 from normbench.report.measures import FOUND, IMPORTANCE, MEASURES, WORDS, Points, Seeds
 from normbench.report.selection import LR
-from normbench.report.state import ACCURACY_MARGIN, Flag, State, Subject, gains
+from normbench.report.state import Flag, State, Subject, gains
 from normbench.report.stats import Effect, Interval
 from normbench.report.study import Refused, Study
 from normbench.report.tables import cell_text, natural
@@ -191,7 +191,7 @@ def _answer(
         numbers = look.sides(question, of.first.runs)
         subject = Subject(WORDS[question.measure], "", "", "", "", "", less_is_better=question.expect == "lower")
         effect = stats.difference(numbers[1], numbers[0], paired=True)
-        margin = question.margin or (ACCURACY_MARGIN if question.measure == FOUND else shares.MARGIN)
+        margin = look.margin(question)
     else:
         measure = MEASURES[question.measure]
         if bool(question.along) != measure.along:

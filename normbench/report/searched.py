@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from normbench.claim import Question
+from normbench.report.state import ACCURACY_MARGIN
 from normbench.report.study import Refused
 
 REPEATS = 500
@@ -23,6 +24,11 @@ Worth = Callable[[Place], float]  # validation accuracy
 
 class Incomplete(ValueError):
     """The table can't be searched; the message says what it lacks."""
+
+
+def margin(question: Question) -> float:
+    """The smallest difference of what is found that matters."""
+    return question.margin or ACCURACY_MARGIN
 
 
 def sides(question: Question, runs: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:

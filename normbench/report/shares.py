@@ -26,6 +26,11 @@ MADE_OF: Mapping[str, tuple[str, Callable[[Sequence[float]], float]]] = {  # set
 }  # fmt: skip
 
 
+def margin(question: Question) -> float:
+    """The smallest difference of shares that matters."""
+    return question.margin or MARGIN
+
+
 def sides(question: Question, runs: pd.DataFrame) -> tuple[dict[int, float], dict[int, float]]:
     """Seed -> percent, of both sides. along: all settings that were drawn, with spaces between.
 

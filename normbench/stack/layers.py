@@ -2,7 +2,7 @@
 
 Shapes: B images, N replicas, C channels (or features) of one replica. In: (B, N C, ...), or (B, C, ...) where all
 replicas see the same, as the images of an evaluation; out: (B, N C', ...). After a linear layer features are
-contiguous along B, which costs nothing there and is what the next product and batch normalization want.
+contiguous along B, which costs nothing there and is what the next product wants, and on the CPU batch normalization.
 """
 
 import copy

@@ -17,9 +17,7 @@ from normbench.stack.clips import Clips
 from normbench.stack.optimizers import Optimizers
 
 Result = run.Outcome | Exception | run.Interrupted
-AT_ONCE = (
-    16384  # images that all replicas together evaluate at once on a GPU, which else waits for its kernels' launches
-)
+AT_ONCE = 4  # times the images of a training step are evaluated at once on a GPU, which else waits for launches
 
 
 def run_all(
@@ -265,7 +263,8 @@ class Stack:
 
     def evaluate(self, split: str) -> list[tuple[float, float]]:
         built, size = self.built, self.first.config.eval.batch_size
-        size = max(size, AT_ONCE) if built.device.type == "cuda" else size
+        if built.device.type == "cuda":  # without gradients they take no more memory than training
+            size = max(size, AT_ONCE * self.first.config.batch_size * self.width)
         return loop.evaluate(
             self.network, built.inputs.transform, built.loss_fn, *built.inputs.split(split), self.width, size
         )

@@ -36,4 +36,4 @@ def _count() -> int:
         return 0
     from torch import cuda
 
-    return cuda.device_count()
+    return cuda.device_count() if cuda.is_available() else 0  # the driver may be too old for this torch

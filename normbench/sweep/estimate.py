@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,10 +31,11 @@ def table(todo: Sequence[Job]) -> str:
     """The jobs that would run, one a line, and what they take together."""
     costs: dict[str, Cost] = {}
     lines, seconds, size = [], 0.0, 0.0
+    alike = Counter(kind(job.config) for job in todo)
     for job in todo:
         like = kind(job.config)
         if like not in costs:
-            costs[like] = measure(job.config)
+            costs[like] = measure(job.config, alike[like])
         seconds += costs[like].seconds
         size += costs[like].bytes
         if len(lines) < LISTED:
@@ -44,7 +46,7 @@ def table(todo: Sequence[Job]) -> str:
 
 def of_many(count: int, first: Job) -> str:
     """What so many jobs would take if all were like the first."""
-    cost = measure(first.config)
+    cost = measure(first.config, count)
     return f"if all are like the first, they take {_total(count * cost.seconds, count * cost.bytes)}"
 
 
@@ -60,13 +62,13 @@ def kind(config: RunConfig) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def measure(config: RunConfig) -> Cost:
-    """Train for a moment and throw the result away; of a stack it is a run's share."""
+def measure(config: RunConfig, jobs: int | None = None) -> Cost:
+    """Train for a moment and throw the result away; of a stack, of so many jobs at most, it is a run's share."""
     from normbench import checkpoint
 
     streams.set_determinism(config.threads)
     if config.engine == "stack":
-        attempt, rows, width = _stack(config)
+        attempt, rows, width = _stack(config, jobs)
     else:
         attempt, width = run.Attempt(config, build.build(config)), 1
         rows = attempt.rows
@@ -88,10 +90,10 @@ def measure(config: RunConfig) -> Cost:
     return Cost(attempt.total_steps * step_s + evaluations * first_eval_s, kept + BESIDE_CHECKPOINT + ROW * evaluations)
 
 
-def _stack(config: RunConfig) -> tuple[run.Attempt, Callable[..., Iterator[Any]], int]:
+def _stack(config: RunConfig, jobs: int | None) -> tuple[run.Attempt, Callable[..., Iterator[Any]], int]:
     """A stack as wide as they come: its first run, what gives its rows, its width."""
     from normbench.stack import replicas
 
-    width = stacks.width(config)
+    width = min(stacks.width(config), jobs or stacks.width(config))
     members = [replicas.Replica(its, build.build(its)) for its in (replace(config, seed=n) for n in range(width))]
     return members[0], replicas.Stack(members).rows, width

@@ -6,7 +6,10 @@ from normbench.config import RunConfig
 from normbench.stack.support import steps_alike, structure
 
 WIDTH = {"cpu": 16, "cuda": 64}  # runs of a stack (docs/performance.md)
-WIDE = 256  # on CUDA without convolutions, whose activations would fill the memory
+WIDE = (
+    256  # on CUDA, of mlps with at most WIDEST units a layer: they take 20 MB each, as much as a convolution's images
+)
+WIDEST = 512
 
 
 def batches(configs: Sequence[RunConfig], workers: int) -> list[list[int]]:
@@ -29,7 +32,10 @@ def batches(configs: Sequence[RunConfig], workers: int) -> list[list[int]]:
 def width(config: RunConfig) -> int:
     """The most runs of a stack."""
     if config.device.startswith("cuda") or (config.device == "auto" and _gpu()):
-        return WIDE if config.model["_target_"] == "normbench.model.mlp.MLP" else WIDTH["cuda"]
+        is_small = (
+            config.model["_target_"] == "normbench.model.mlp.MLP" and max(config.model["hidden"], default=0) <= WIDEST
+        )
+        return WIDE if is_small else WIDTH["cuda"]
     return WIDTH["cpu"]
 
 

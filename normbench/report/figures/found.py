@@ -15,7 +15,6 @@ from normbench.report.figures import Drawn, NotDrawn, _arms
 from normbench.report.figures._claimed import claim_of
 from normbench.report.figures._sheet import Sheet, legend, legend_height, sheet_width
 from normbench.report.measures import FOUND
-from normbench.report.state import ACCURACY_MARGIN
 from normbench.report.study import Study
 from normbench.report.style import RC
 
@@ -90,7 +89,7 @@ def _judged(axis: Axes, question: Question, rows: pd.DataFrame) -> None:
     axis.axvline(at, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0, label="_judged")
     own = rows.loc[(rows["way"] == question.than) & (rows["trials"] == at), "test_acc"]
     if len(own):
-        mean, margin = (100 * value for value in (stats.mean(sorted(own)).estimate, question.margin or ACCURACY_MARGIN))
+        mean, margin = (100 * value for value in (stats.mean(sorted(own)).estimate, searched.margin(question)))
         look = {"color": "#000000", "alpha": 0.12, "linewidth": 0, "zorder": 1}
         axis.fill_between([at / 1.06, at * 1.06], mean - margin, mean + margin, **look, label="_margin")
 
@@ -106,7 +105,7 @@ def _caption(study: Study, question: Question, arm: Arm, rows: pd.DataFrame) -> 
         if "search=grid" in set(rows["way"])
         else "",
         f"Dotted: the {searched.trials(question)} that the claim is judged at; grey: what is less than "
-        f"{100 * (question.margin or ACCURACY_MARGIN):g} pp from {question.than}, which does not matter.",
+        f"{100 * searched.margin(question):g} pp from {question.than}, which does not matter.",
         _arms.scope(study, [arm]),
     ]
     return " ".join(text for text in parts if text)
