@@ -153,12 +153,13 @@ def described() -> dict[str, str]:
 
 
 def read(path: Path, quick: bool) -> list[dict[str, Any]]:
-    """The lines of quick passes or of whole ones; a torn last line is left out."""
+    """The lines of quick passes or of whole ones, in the order of MODELS; a torn last line is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-    return [line for line in lines if line["quick"] == quick]
+    order = {model: number for number, model in enumerate(MODELS)}
+    return sorted((x for x in lines if x["quick"] == quick), key=lambda line: order.get(line["model"], len(order)))
 
 
 def say(line: str) -> None:
