@@ -102,7 +102,7 @@ def test_a_stored_config_gives_the_same_run_and_reads_nothing_of_this_machine(co
 @pytest.mark.parametrize(
     "text",
     ["runs", "1e-3", "yes", "null", "~", "", " a", "a: b", "a #b", "- a", "0x10", "1_000", "1.", "nan", "-inf", "12:30",
-     "2026-11-27", "é x", "x" * 200, "a\nb", "*a", "{a}", "?", "<<", "'q'"],
+     "2026-11-27", "é x", "\udcc3 of a path in another locale", "x" * 200, "a\nb", "*a", "{a}", "?", "<<", "'q'"],
 )  # fmt: skip
 def test_yaml_is_written_as_omegaconf_writes_it(compose, text):
     its = dataclasses.replace(compose(), out=text, dataset={"name": text, "numbers": [1, 2.5, 1e-20, None, True, text]})
