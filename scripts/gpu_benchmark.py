@@ -35,8 +35,10 @@ from typing import Any
 
 import benchmark_processes as processes
 import numpy as np
+from benchmark import say, write_page
 from benchmark_processes import Workload
 from benchmark_tables import Table, as_markdown, as_text, cpu_name
+from stack_benchmark import NOTHING, composed
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- scripts/gpu_benchmark.py -->", "<!-- end of the GPU's -->"
@@ -80,28 +82,14 @@ def ours(model: str, way: str, size: int, epochs: int, seed: int) -> float:
     engine, more = WAYS[way]
     with tempfile.TemporaryDirectory() as folder:
         its = [f"engine={engine}", "device=cuda", f"seed={seed}", f"out={folder}", *more]
-        outcome = run.run(composed(Workload(model, "fashion_mnist", size, epochs), *its), lambda _: None, bar=False)
+        outcome = run.run(
+            composed(*Workload(model, "fashion_mnist", size, epochs).overrides(), *its), lambda _: None, bar=False
+        )
         if outcome.state != "complete":
             raise RuntimeError(outcome.record.get("reason"))
         rows = records.read_metrics(outcome.folder / "metrics.csv")
     first = next(row for row in rows if row["epoch"] >= 1)
     return (rows[-1]["examples"] - first["examples"]) / (rows[-1]["train_s"] - first["train_s"])
-
-
-def composed(workload: Workload, *more: str):
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    from normbench import app
-    from normbench.sweep import jobs
-
-    app.register_plugins()
-    with initialize_config_module("normbench.conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return jobs.plan(loader, [*workload.overrides(), *more]).jobs[0].config
-
-
-NOTHING = {"train_eval_loss": 0.0, "train_eval_acc": 0.0, "val_loss": 0.0, "val_acc": 0.0}
 
 
 def curve(model: str, widths: Sequence[int], rates: int) -> list[Line]:
@@ -117,7 +105,7 @@ def curve(model: str, widths: Sequence[int], rates: int) -> list[Line]:
     from normbench.stack import replicas
 
     streams.set_determinism(1)
-    config = composed(Workload(model, "fashion_mnist", None, 1), "engine=stack", "device=cuda")
+    config = composed(*Workload(model, "fashion_mnist", None, 1).overrides(), "engine=stack", "device=cuda")
     lr = config.optimizer["lr"]
     configs = [
         replace(config, seed=n, optimizer=config.optimizer | {"lr": lr * (1 + n * rates // max(widths) / rates)})
@@ -208,12 +196,8 @@ def part_sweep(workers: Workers, quick: bool, folder: Path) -> list[Line]:
                 lines.append(
                     {"part": "sweep", "model": model, "engine": engine, "R": runs, "epochs": workload.epochs, **result}
                 )
-                say(f"sweep: {model} {engine} R={runs}: {result.get('wall_s', 0):.1f} s {result.get('refused', '')}")
+                say(f"sweep: {model} {engine} R={runs}: {result['wall_s']:.1f} s")
     return lines
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -341,8 +325,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = tables(lines)
     print("\n\n".join(map(as_text, found)))
     if args.page:
-        from benchmark import write_page
-
         about = "\n".join(dict.fromkeys(f"{its['machine']}, torch {its['torch']}, {its['at'][:10]}." for its in lines))
         write_page(args.page, "\n\n".join([about, *map(as_markdown, found)]), BEGIN, END)
     return 0

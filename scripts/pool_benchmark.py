@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from normbench import records
+from normbench.sweep import devices
 
 GOALS = {"ratio": 1.8, "cost": 0.35}
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("settings", nargs="*", default=["dataset=fashion_mnist"])
     args = parser.parse_args()
-    workers, ratios, costs = len(os.sched_getaffinity(0)), [], []
+    workers, ratios, costs = devices.cores(), [], []
     for number in range(1, args.rounds + 1):
         found = {}
         for launcher in ("basic", "pool") if number % 2 else ("pool", "basic"):

@@ -13,10 +13,13 @@ def default_workers(configs: Iterable[RunConfig]) -> int:
     """Of runs on the CPU as many as this process has cores for their threads; on GPUs one on each."""
     configs = list(configs)
     named = {config.device for config in configs if ":" in config.device}
-    if named or gpus(configs):
-        return len(named) or len(gpus(configs))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(config.threads for config in configs))
+    on_gpus = len(named) or len(gpus(configs))
+    return on_gpus or max(1, cores() // max(config.threads for config in configs))
+
+
+def cores() -> int:
+    """Of the CPU, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus(configs: Iterable[RunConfig]) -> Sequence[str]:
