@@ -36,12 +36,13 @@ def normalization(settings: Mapping[str, Any]) -> "Norm":
 
 @dataclass
 class Assembled:
-    """A model, its last layer, the layers that the norm made, and how many BatchNorm layers were swapped for them."""
+    """A model with what was found out about it."""
 
     model: "nn.Module"
-    head: "nn.Module | None"
-    norm_layers: "list[nn.Module]"
-    swapped: int
+    head: "nn.Module | None"  # its last layer
+    norm_layers: "list[nn.Module]"  # that the norm made
+    swapped: int  # BatchNorm layers of the model's own, in whose place they stand
+    widest: int  # numbers in the largest output of a layer, for one image
 
 
 def make(config: RunConfig, preprocess: "nn.Module", images: "Tensor", num_classes: int) -> "nn.Module":
@@ -67,7 +68,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     import torch
     from torch.nn.parameter import is_lazy
 
-    from normbench.model import Model, head_of, swap_batch_norm
+    from normbench.model import Model, head_of, sizes_of_outputs, swap_batch_norm
     from normbench.norm import Impossible, Norm
     from normbench.preprocess import Masked
 
@@ -105,7 +106,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
         )
     for layer in recorder.weighted:
         norm.reparametrize(layer)
-    with told(words, x):
+    with told(words, x), sizes_of_outputs(model) as sizes:
         logits = check_norm(norm, recorder.layers, model, x, config.batch_size)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -117,7 +118,7 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
             f"model={config.model['name']} can't take images whose rows end early, as those of "
             f"dataset={config.dataset['name']}; try model=rnn"
         )
-    return Assembled(model, head_of(model, x), recorder.layers, swapped)
+    return Assembled(model, head_of(model, x), recorder.layers, swapped, max(sizes) // len(x))
 
 
 def assemble_or_say_why(

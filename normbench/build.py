@@ -190,6 +190,7 @@ class Built:
     norm: "Norm"
     norm_layers: "list[nn.Module]"
     swapped: int  # BatchNorm layers of the model's own, in whose place the norm's stand
+    widest: int  # numbers in the largest output of a layer, for one image
     loss_fn: Any
     optimizer: "torch.optim.Optimizer"
     clip: Any
@@ -289,6 +290,7 @@ def build(config: RunConfig) -> Built:
         norm=norm,
         norm_layers=assembled.norm_layers,
         swapped=assembled.swapped,
+        widest=assembled.widest,
         loss_fn=loss_fn.to(device) if isinstance(loss_fn, torch.nn.Module) else loss_fn,
         optimizer=made,
         clip=clip,

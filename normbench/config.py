@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 @dataclass
 class Eval:
     every_steps: int | None = MISSING
-    batch_size: int = MISSING
+    batch_size: int | None = MISSING
     statistics: list[str] = MISSING
 
 
@@ -113,7 +113,7 @@ _RANGES: dict[str, tuple[Callable[[Any], object], str, str]] = {  # key: what mu
     "amp": (lambda v: v in ("none", "bf16"), "none or bf16", "bf16"),
     "channels_last": (lambda v: True, "true or false", "true"),
     "eval.every_steps": (lambda v: v is None or v >= 1, _WHOLE + " or null", "100"),
-    "eval.batch_size": (lambda v: v >= 1, _WHOLE, "1000"),
+    "eval.batch_size": (lambda v: v is None or v >= 1, _WHOLE + " or null", "1000"),
     "eval.statistics": (
         lambda v: v and set(v) <= set(STATISTICS) and len(set(v)) == len(v),
         f"a list of {', '.join(STATISTICS)}, each at most once",

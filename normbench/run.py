@@ -340,7 +340,7 @@ class Attempt:
     def evaluate(self, part: tuple) -> tuple[float, float]:
         from normbench import train
 
-        built, size = self.built, self.config.eval.batch_size
+        built, size = self.built, evaluate.images_at_once(self.built)
         return train.evaluate(built.model, built.inputs.transform, built.loss_fn, *part, batch_size=size, amp=built.amp)
 
     def by_statistics(self) -> dict[str, dict[str, float | None]]:

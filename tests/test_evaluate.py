@@ -95,6 +95,42 @@ def test_population_statistics_take_in_every_batch_once_and_no_dropout(compose):
     torch.testing.assert_close(mean, torch.stack(outputs).mean(0).detach(), rtol=1e-5, atol=1e-6)
 
 
+# ------------------------------------------------------------------------------------------------------- images at once
+
+
+@pytest.mark.parametrize(
+    ("overrides", "widest", "count"),
+    [
+        (("model=mlp", "model.hidden=[16]"), 16, 1000),
+        (("model=mlp", "model.hidden=[10000]"), 10000, 209),
+        (("model=cnn", "dataset.image_size=28"), 32 * 28 * 28, 83),
+        (("model=lenet", "dataset.image_size=28"), 6 * 24 * 24, 606),
+        (("model=mlp", "model.hidden=[3000000]", "dataset.image_size=2"), 3000000, 1),
+        (("model=cnn", "dataset.image_size=28", "eval.batch_size=77"), 32 * 28 * 28, 77),
+    ],
+    ids=str,
+)
+def test_an_evaluation_takes_so_many_images_that_no_layer_gives_more_than_eight_megabytes(
+    compose, overrides, widest, count
+):
+    built = build.build(compose("dataset=synthetic", "device=cpu", *overrides))
+    assert built.widest == widest
+    assert evaluate.images_at_once(built) == evaluate.images_at_once(built, width=16) == count
+    seen = []
+    first = next(layer for layer in built.model.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+    first.register_forward_pre_hook(lambda _layer, inputs: seen.append(len(inputs[0])))
+    run.Attempt(built.config, built).measure()
+    assert max(seen) <= count
+    assert min(seen) >= min(count, len(built.data.val[1])) - count // 2, "in parts of nearly equal size"
+
+
+def test_on_a_gpu_an_evaluation_takes_more_at_once(compose):
+    built = build.build(compose("dataset=synthetic", "device=cpu", "batch_size=32"))
+    built.device = torch.device("cuda")
+    assert evaluate.images_at_once(built) == 1000
+    assert evaluate.images_at_once(built, width=64) == 4 * 32 * 64
+
+
 # ------------------------------------------------------------------------------------------------------------ the kinds
 
 

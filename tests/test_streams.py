@@ -1,5 +1,9 @@
 """Random streams: each a function of (seed, purpose, where) and of nothing else."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +115,25 @@ def test_on_the_cpu_attention_keeps_its_kernel_and_on_a_gpu_it_has_none_that_is_
         assert torch.backends.cuda.mem_efficient_sdp_enabled() is flash
         assert torch.backends.cuda.cudnn_sdp_enabled() is flash
     assert torch._fused_sdp_choice(query, query, query) == 1  # flash, of the CPU
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the switches are glibc's")
+def test_what_a_layer_frees_is_kept_for_the_next_one():
+    """Without the switches every one of these tensors is made of pages that are asked for anew: 160,000 in all."""
+    code = """
+import resource, torch
+from normbench import streams
+streams.set_determinism(1)
+def layers():
+    x = torch.zeros(2**22)
+    for _ in range(4):
+        x = x + 1
+for _ in range(3):
+    layers()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    layers()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    pages = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert pages < 4096, "less than one tensor of 16 MB"

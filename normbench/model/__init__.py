@@ -7,7 +7,8 @@ A model is an `nn.Module` class (or a function that makes one) that takes `norm`
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,23 @@ def head_of(model: nn.Module, x: Tensor) -> nn.Module | None:
     if isinstance(model, Model):
         return model.head
     return next((layer for layer in reversed(_called(model, x)) if isinstance(layer, WEIGHTED)), None)
+
+
+@contextmanager
+def sizes_of_outputs(model: nn.Module) -> Iterator[list[int]]:
+    """Collects how many numbers each layer gives, and the model itself, while it is called in here."""
+    sizes: list[int] = []
+
+    def note(_layer: nn.Module, _inputs: object, output: object) -> None:
+        several = output if isinstance(output, (tuple, list)) else [output]
+        sizes.extend(its.numel() for its in several if isinstance(its, Tensor))
+
+    hooks = [layer.register_forward_hook(note) for layer in model.modules()]
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _called(model: nn.Module, x: Tensor) -> list[nn.Module]:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from normbench import graph, manifest, run, streams
+from normbench import evaluate, graph, manifest, run, streams
 from normbench.config import RunConfig
 from normbench.stack import layers, loop, support
 from normbench.stack.clips import Clips
 from normbench.stack.optimizers import Optimizers
 
 Result = run.Outcome | Exception | run.Interrupted
-AT_ONCE = 4  # times the images of a training step are evaluated at once on a GPU, which else waits for launches
 
 
 def run_all(
@@ -262,9 +261,7 @@ class Stack:
         return [dict(zip(keys, (*on_train, *on_val), strict=True)) for on_train, on_val in found]
 
     def evaluate(self, split: str) -> list[tuple[float, float]]:
-        built, size = self.built, self.first.config.eval.batch_size
-        if built.device.type == "cuda":  # without gradients they take no more memory than training
-            size = max(size, AT_ONCE * self.first.config.batch_size * self.width)
+        built, size = self.built, evaluate.images_at_once(self.built, self.width)
         return loop.evaluate(
             self.network, built.inputs.transform, built.loss_fn, *built.inputs.split(split), self.width, size
         )
