@@ -39,7 +39,7 @@ A norm without running statistics gives the same three times. RUN may be a folde
 HEADER = ("run", "statistics", "batch_size", "val_acc", "val_loss", "test_acc", "test_loss")
 
 MOST = 1000  # images that are evaluated at once, unless eval.batch_size says another number
-ON_A_CPU = 2**21  # numbers that a layer then gives at most: 8 MB
+ON_A_CPU = 2**22  # numbers that a layer then gives at most: 16 MB
 ON_A_GPU = 4  # times the images of a training step: without gradients they take no more memory than training
 
 Numbers = dict[str, float | None]

@@ -70,11 +70,11 @@ class Amounts:
     accuracy: Workload | None  # None: too long for a CPU to tell ±0.3 pp; `same` stands for it
     sweep: Workload
     fast: tuple[int, ...]  # R of the engines and of the pools
-    slow: tuple[int, ...]  # R of what trains one run after another, or is slow
+    slow: tuple[int, ...]  # R of what trains one run after another
 
     def sizes(self, name: str) -> tuple[int, ...]:
         """Numbers of runs of a sweep that is made in this way."""
-        if name == "hydra_basic" or (name == "jax_pool" and self.sweep.model != "mlp"):
+        if name == "hydra_basic":
             return self.slow
         return self.fast[:-1] if name == "hydra_joblib" and len(self.fast) > 2 else self.fast
 
