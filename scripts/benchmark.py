@@ -1,8 +1,8 @@
 """How fast normbench trains one run and a sweep, beside other ways to do the same, and how far all are from the floor.
 
     python scripts/benchmark.py --parts same accuracy --python peers/bin/python     the work is the same; not timed
-    python scripts/benchmark.py --parts floor run startup --python peers/bin/python    a quiet machine, half an hour
-    python scripts/benchmark.py --parts sweep --python peers/bin/python             a quiet machine, twenty minutes
+    python scripts/benchmark.py --parts floor run startup --python peers/bin/python    a quiet machine, an hour
+    python scripts/benchmark.py --parts sweep --python peers/bin/python             a quiet machine, an hour
     python scripts/benchmark.py --table --figure        docs/performance.md and docs/benchmark.png from all of it
     python scripts/benchmark.py --quick ...             small workloads: tells that all works, not how fast it is
 

@@ -14,6 +14,8 @@ import numpy as np
 Line = Mapping[str, Any]
 OURS = "normbench"
 MARGIN = 0.003  # accuracies are called equal if the interval of their difference is inside
+WIDEST = 0.1  # an interval that tells anything
+NOTHING_TO_SAY = "too few runs: nothing to say"
 
 
 def chosen(lines: Sequence[Line], part: str, model: str) -> list[Line]:
@@ -46,13 +48,15 @@ def ratios(lines: Sequence[Line], ours: str, who: str, key: str) -> list[float]:
 def difference(theirs: Sequence[float], ours: Sequence[float]) -> str:
     """Mean of theirs minus ours in percentage points, its 95 % interval (Welch) and what follows."""
     if min(len(theirs), len(ours)) < 2:
-        return "one run each: nothing to say"
+        return NOTHING_TO_SAY
     from scipy import stats
 
     found: Any = stats.ttest_ind(theirs, ours, equal_var=False)
     low, high = found.confidence_interval(0.95)
     if math.isnan(low):  # both without any spread
         low = high = fmean(theirs) - fmean(ours)
+    if high - low > WIDEST:
+        return NOTHING_TO_SAY
     if low >= -MARGIN and high <= MARGIN:
         verdict = "equal"
     elif low > 0 or high < 0:

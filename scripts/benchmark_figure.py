@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from normbench.report import style
+from normbench.words import several
 
 BLUE, GREY = "#0072B2", "#555555"
 COLORS = {"hydra_basic": "#D55E00", "hydra_joblib": "#CC79A7", "careful_pool": "#000000", "jax_pool": "#009E73"}
@@ -66,13 +67,13 @@ def speeds(axes: Any, lines: Sequence[Line], model: str, names: Sequence[str]) -
         )
     axes.set_xscale("log")
     plain(axes.xaxis, axes.get_xlim(), 2)
-    axes.set_title(f"{model}, {len(its)} rounds", fontsize=8, loc="left", pad=12)
+    axes.set_title(f"{model}, {several(len(its), 'round')}", fontsize=8, loc="left", pad=12)
     axes.set_xlabel("samples/s of one run")
     axes.grid(axis="y", visible=False)
 
 
 def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
-    """Every round's points, and the line wall = a + b R through all of them, on to the largest R."""
+    """Every round's points, and the line wall = a + b R through all of them; thin where it goes on to the largest R."""
     its = chosen(lines, "sweep", model)
     end = largest(its)
     for name in everybody(its):
@@ -85,8 +86,11 @@ def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
         means = {runs: median(wall for r, wall in points if r == runs) for runs, _ in points}
         line = fit(means)
         if line:
-            runs = np.geomspace(min(means), end, 50)
-            axes.plot(runs, line.a + line.b * runs, label=label(name), **look)
+            for place, (start, stop, width) in enumerate(((min(means), max(means), 1.2), (max(means), end, 0.5))):
+                runs = np.geomspace(start, stop, 50)
+                axes.plot(
+                    runs, line.a + line.b * runs, label=label(name) if not place else None, linewidth=width, **look
+                )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

@@ -32,6 +32,8 @@ from benchmark_estimates import (
 )  # fmt: skip
 from benchmark_processes import PEERS, SWEEPS, Workload, way_of
 
+from normbench.words import several
+
 BATCH = 64
 FEWEST_SEEDS = 5  # of timed runs, from which on their accuracies tell anything
 GOALS = {  # (part, model, who): how many times as fast; see issue 9
@@ -162,7 +164,7 @@ def run_table(lines: Sequence[Line], model: str) -> Table:
         steady, wall = ("1", "1") if one else (spread(ratios(its, OURS, who, k)) for k in ("samples_per_s", "wall_s"))
         rows.append((label(who), f"{median(speeds):,.0f}", share, steady, f"{median(walls):.1f}", wall))
     words = Workload(**its[-1]["workload"]).words()
-    return Table(f"{model}: one run on one core, {words}; {len(its)} rounds", header, rows)
+    return Table(f"{model}: one run on one core, {words}; {several(len(its), 'round')}", header, rows)
 
 
 def floor_table(lines: Sequence[Line]) -> Table:
@@ -276,7 +278,9 @@ def sweep_table(lines: Sequence[Line], model: str) -> Table:
     )
     words = Workload(**its[-1]["workload"]).words()
     return Table(
-        f"{model}: sweep of R runs on all cores, {words}; {len(its)} rounds; ≈: read off the line", header, rows
+        f"{model}: sweep of R runs on all cores, {words}; {several(len(its), 'round')}; ≈: read off the line",
+        header,
+        rows,
     )
 
 

@@ -38,7 +38,7 @@ and what depends on the machine, stand as `<hash>`, `<cores>`, `<number>`. The a
 a shell, blanks, brackets and `$` need quotes.
 
 Exit codes: 0 done; 1 a run failed; 2 bad input, nothing written; 3 the folder is in use; 4 damaged or missing data;
-130, 143 interrupted; 141 whoever read the output has gone. Several bad values of one command are told together.
+129, 130, 143 interrupted; 141 whoever read the output has gone. Several bad values of one command are told together.
 `HYDRA_FULL_ERROR=1` shows the traceback behind an answer.
 """
 
@@ -371,6 +371,7 @@ def _anywhere(line: str, folder: Path) -> str:
     line = re.sub(r"(accuracy|loss) \d\.\d{4}", r"\1 <number>", line)
     line = re.sub(r"process \d+ on .*? since [\d: -]+", "<process>", line)
     line = re.sub(r"\d+\.\d+ s of training", "<seconds> s of training", line)
+    line = re.sub(r"\b\d+ kB\b", "<number> kB", line)
     line = re.sub(r"about \d+ s one", "about <seconds> s one", re.sub(r"  \d+ s$", "  <seconds> s", line))
     return re.sub(rf"^(.*threads .* from 1 to ){os.cpu_count()}\b", r"\1<cores>", line)
 

@@ -59,8 +59,8 @@ INTRODUCTION = """\
 
 Every claim about normalization, clipping and optimizers in the five documents that normbench was made for (000 on
 batch normalization, 001 on networks with normalization and clipping, 002 and 003 on batch normalization, 004 on
-training in general) is one command. `normbench reproduce NAME` trains it in minutes (`budget=full`: up to an hour),
-judges it, and writes a report that begins with what is shown here."""
+training in general) is one command. `normbench reproduce NAME` trains it in minutes (`budget=full`: up to half an
+hour on two cores), judges it, and writes a report that begins with what is shown here."""
 
 WORDS_OF_VERDICTS = """\
 - **✓ supported**: of every question the 95% interval lies wholly on the claimed side of no effect; of "the same",
@@ -69,12 +69,17 @@ WORDS_OF_VERDICTS = """\
   claimed.
 - **✓✗ in part**: a claim says several things; one question at least is supported, and one contradicted.
 - **? undecided**: these runs can't tell, or too many reservations stand against what they seem to say. It is not
-  "no effect": more seeds and rates might tell. Each answer says why.
+  "no effect": more seeds and rates might tell.
+
+Each answer says why it is not supported, and, after "though", what is to be said against it all the same: one
+reservation makes a verdict weaker ("probably"), two leave it undecided. The intervals are not corrected for the number
+of questions: where there is no effect at all, about one in twenty of them excludes it.
 
 A verdict holds for the data, the network and the budget that stand beside it. Each arm is told at its own best
 learning rate, chosen without the seed that is reported, unless a rate is named or the caption says that nothing was
 tuned; test data are read once. Times are asked about at 70, 80 and 85% validation accuracy, fixed beforehand; a
-target that no run reaches, or all by their first evaluation, is not counted. What does not matter: 0.5 pp of accuracy
+target that too few runs reach for a ratio, or that is reached by the first evaluation, is not counted, though its row
+is shown. What does not matter: 0.5 pp of accuracy
 or of a gap, a tenth of a time, 0.01 of a loss, 5% of the milliseconds of a step, a quarter of a decade of learning
 rates, 5% of the runs."""
 
@@ -94,7 +99,8 @@ def counted(gallery: Mapping[str, Any], claims: Sequence[str]) -> str:
     return (
         f"Of {len(claims)} claims {told or 'none was run'}"
         + (f", {missing} not run" if missing and told else "")
-        + f"; {full} at full budget, {len(found) - full} at the quick one (marked *quick*: fewer seeds and images)."
+        + f"; {full} at full budget, {len(found) - full} at the quick one "
+        "(marked *quick*: fewer images, often fewer seeds)."
     )
 
 

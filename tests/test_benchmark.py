@@ -139,6 +139,7 @@ def test_accuracies_are_equal_only_where_the_interval_says_so(scripts):
     assert difference(tight + 0.01, tight).endswith(": DIFFERENT")
     assert difference(tight + 0.01, tight).startswith("+1.00 [+0.9")
     assert "nothing to say" in difference(tight[:1], tight)
+    assert "nothing to say" in difference([0.2, 0.4], [0.3, 0.5])
 
 
 def test_the_accuracies_of_a_sweep_are_those_of_one_round(scripts):

@@ -7,6 +7,7 @@ import pwd
 from pathlib import Path
 
 import pytest
+import torch
 
 import normbench
 from normbench import records
@@ -16,6 +17,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(ROOT / "scripts")
     page = importlib.import_module("errors_page")
 
+PAGE = page.PAGE.read_text(encoding="utf-8")
 QUICK = " ".join(page.QUICK)
 KNOWN_TOP = "the top level has: amp, augment, batch_size"
 NORMS = "choose one of: bn, brn, dyt, frn, gn, in, iternorm, ln, none, rms, sn, wn, ws"
@@ -189,10 +191,9 @@ def on_disk(folder):
 def test_every_row_of_the_page_is_tested_and_every_test_is_on_the_page():
     assert list(EXPECTED) == list(ROWS)
     assert len(ROWS) == sum(map(len, page.ROWS.values())), "two rows of one name"
-    text = page.PAGE.read_text(encoding="utf-8")
-    for name, row in ROWS.items():
-        line = page._line(row, page.Answer(EXPECTED[name][0], [])).removesuffix("  |")
-        assert line in text, f"{name}: run python scripts/errors_page.py"
+    assert PAGE.startswith(page.HEAD), "run python scripts/errors_page.py"
+    assert PAGE.count("\n| `") == len(ROWS)
+    assert "/tmp" not in PAGE
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -209,15 +210,10 @@ def test_the_answer_says_what_is_wrong_and_what_to_type(tmp_path, name):
     assert len(answer.lines) <= max(3, len(words)), said  # a line for each of several problems
     assert all(len(line) < 500 for line in answer.lines), said
     assert [word for word in words if word not in said] == [], said
+    if not torch.cuda.is_available():  # the page is made on the CPU, and a run says where it trains
+        assert f"\n{page._line(row, answer)}\n" in PAGE, "run python scripts/errors_page.py"
     if code in (2, 4) and "mkdir" not in name:
         assert on_disk(folder) == before
-
-
-@pytest.mark.slow
-def test_the_page_is_what_is_really_answered(monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert page.page() == page.PAGE.read_text(encoding="utf-8"), "run python scripts/errors_page.py"
-    assert "/tmp" not in page.PAGE.read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- files of a run

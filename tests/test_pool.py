@@ -203,8 +203,25 @@ def test_without_a_driver_torch_is_not_asked(make, monkeypatch):
 
 def test_each_worker_sees_its_gpu_alone():
     with pool.Workers(3, ["0", "GPU-b"]) as workers:
-        seen = [worker.pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for worker in workers]
-    assert seen == ["0", "GPU-b", "0"]
+        assert _visible(workers) == ["0", "GPU-b", "0"]
+
+
+def _visible(workers):
+    return [worker.start().submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for worker in workers]
+
+
+def test_a_worker_is_there_before_the_gpus_are_counted_and_keeps_its_own_when_it_is_replaced(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pool.Workers(1) as workers:
+        first = workers[0].pid.result()
+        assert _visible(workers) == [None]
+        workers.become(3, ["5", "6"])
+        assert _visible(workers) == ["5", "6", "5"]
+        assert workers[0].pid.result() == first
+        workers[1].close()
+        assert _visible(workers) == ["5", "6", "5"]
+        workers.become(2, ["5", "6"])
+        assert len(workers) == 3, "what is there stays"
 
 
 @pytest.mark.parametrize("setting", ["workers=0", "timeout_s=0", "timeout_s=-1"])

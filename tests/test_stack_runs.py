@@ -186,7 +186,7 @@ def test_each_log_tells_of_its_own_run(three):
 
 def test_the_serial_engine_is_no_part_of_a_runs_name(compose):
     default = compose()
-    assert run_id(default) == run_id(compose("engine=serial")) == "mlp-bn-adam-s0-1c5742123350"
+    assert run_id(default) == run_id(compose("engine=serial")) == "mlp-bn-adam-s0-51292f3e71c3"
     assert run_id(compose("engine=stack")) != run_id(default)
     stored = {key: value for key, value in default.to_dict().items() if key != "engine"}  # an older run's
     assert config.from_dict(stored) == default

@@ -33,7 +33,8 @@ TESTED = {SUPPORTED: "✓", CONTRADICTED: "✗", IN_PART: "✓✗", UNDECIDED: "
 @dataclass(frozen=True)
 class Answer:
     """where: what else the runs share. sides: the numbers a seed of `of` and `than`; those that never got to the target
-    of a time are missing. margin: the smallest difference that matters, NaN of times. why: it is not supported.
+    of a time are missing. margin: the smallest difference that matters, NaN of times. why: it is not supported, or
+    what is to be said against it all the same.
     """
 
     question: Question
@@ -220,16 +221,17 @@ def _answer(
 
 
 def _why(row: verdict.Comparison, came: str, refused: str) -> str:
-    """In a few words, why a question is not supported; "" where it is."""
-    if came == SUPPORTED:
-        return ""
+    """In a few words, why a question is not supported, and what is to be said against the answer; "" if nothing is."""
     if refused:
         return refused
-    if came == CONTRADICTED:
-        return "no difference that matters" if row.state == State.SAME else "it is the other way"
-    none = 1.0 if row.effect_kind == "ratio" else 0.0
-    told = [] if row.ci_low > none or row.ci_high < none else [f"{row.n_pairs} seeds cannot tell"]
-    return "; ".join([*told, *(Flag(name).sentence for name in row.flags.split(";") if name)]) or "too small to tell"
+    reservations = [Flag(name).sentence for name in row.flags.split(";") if name]
+    if came == UNDECIDED:
+        none = 1.0 if row.effect_kind == "ratio" else 0.0
+        told = [] if row.ci_low > none or row.ci_high < none else [f"{row.n_pairs} seeds cannot tell"]
+        return "; ".join([*told, *reservations]) or "too small to tell"
+    though = [f"though {'; '.join(reservations)}"] if reservations else []
+    other = "no difference that matters" if row.state == State.SAME else "it is the other way"
+    return ", ".join([*([other] if came == CONTRADICTED else []), *though])
 
 
 def _lost(side: _Side, arm: Arm) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from normbench import run
+from normbench import run, streams
 from normbench.config import RunConfig, from_dict
 from normbench.sweep import devices, stacks
 from normbench.sweep.estimate import kind
@@ -145,16 +145,22 @@ def _interrupted(slots: "Sequence[_Worker]", signum: int) -> BaseException:
 
 
 class Workers(Sequence["_Worker"]):
-    """Processes, started at once: they import what a run needs while their parent does something else.
-
-    Args:
-        gpus: each sees one of these alone, in turn (devices.gpus); none: what this process sees.
-    """
+    """Processes, started at once: they import what a run needs while their parent does something else."""
 
     def __init__(self, count: int, gpus: Sequence[str] = ()):
-        self.slots = [_Worker(gpus[n % len(gpus)] if gpus else None) for n in range(count)]
-        for worker in self.slots:
+        self.slots: list[_Worker] = []
+        self.become(count, gpus)
+
+    def become(self, count: int, gpus: Sequence[str] = ()) -> None:
+        """So many, but not fewer than there are.
+
+        Args:
+            gpus: each sees one of these alone, in turn (devices.gpus); none: what this process sees.
+        """
+        self.slots += [_Worker() for _ in range(count - len(self.slots))]
+        for number, worker in enumerate(self.slots):
             worker.start()
+            worker.see(gpus[number % len(gpus)] if gpus else None)
 
     def __getitem__(self, index: Any) -> Any:
         return self.slots[index]
@@ -236,12 +242,18 @@ class _Worker:
 
     def start(self) -> ProcessPoolExecutor:
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(
-                1, initializer=_prepare, initargs=(sys.path, os.getpid(), self.gpu), timeout=None
-            )
+            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(sys.path, os.getpid()), timeout=None)
             with _deaf_to_interrupts():
                 self.pid = self.pool.submit(os.getpid)
+            if self.gpu is not None:
+                self.pool.submit(_see, self.gpu)
         return self.pool
+
+    def see(self, gpu: str | None) -> None:
+        """What comes after this sees this GPU alone; for a process that has not touched one."""
+        if gpu != self.gpu and gpu is not None and self.pool is not None:
+            self.pool.submit(_see, gpu)
+        self.gpu = gpu
 
     def begin(self, number: int, configs: Sequence[RunConfig]) -> None:
         pool = self.start()
@@ -298,11 +310,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare(path: list[str], parent: int, gpu: str | None) -> None:
+def _prepare(path: list[str], parent: int) -> None:
     """In a new worker: it finds the classes that its parent finds, and leaves the terminal's signals to it."""
     sys.path[:] = path
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.setpgrp()  # a Ctrl-C would come twice, once from the terminal, and a second one ends a run without saving
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that has come is dropped
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -313,6 +323,16 @@ def _prepare(path: list[str], parent: int, gpu: str | None) -> None:
     tqdm.set_lock(threading.RLock())  # its own is shared between processes, and is missed where one is killed
 
     from normbench import train  # noqa: F401 - and torch with it: a second
+
+
+def _see(gpu: str) -> None:
+    """In a worker: it starts its GPU, which takes a second, while its parent looks at the runs."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    import torch
+
+    streams.set_determinism(threads=1)  # what CUDA reads when it starts; a run sets its own threads
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda")
 
 
 def _follow(parent: int) -> None:

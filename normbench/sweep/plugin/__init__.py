@@ -89,8 +89,9 @@ class PoolLauncher(Launcher):
     def _start(self, configs: Sequence[Any]) -> "pool.Workers":
         from normbench.sweep import devices, pool
 
-        count = self.workers or devices.default_workers(configs)
-        return pool.Workers(min(count, len(configs)), devices.gpus(configs))
+        workers = pool.Workers(1)  # one is needed in any case: it imports torch while this process asks it for GPUs
+        workers.become(min(self.workers or devices.default_workers(configs), len(configs)), devices.gpus(configs))
+        return workers
 
     @contextlib.contextmanager
     def ready(self, configs: Sequence[Any]) -> Iterator[None]:
