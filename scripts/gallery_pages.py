@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from normbench.report.answers import TESTED as SYMBOLS
+from normbench.report.answers import with_reason
 from normbench.words import duration
 
 BEGIN, END = "<!-- scripts/gallery.py -->", "<!-- end -->"  # around the part of the README
@@ -217,7 +218,7 @@ def section(name: str, made: Entry | None, data: Mapping[str, Any], readings: Re
         parts += [f"![{alt}](../results/gallery/{made['picture']})", made["caption"]]
     rows = ["| Compared | Question | Effect [95% CI] | Answer |", "|---|---|---|---|"]
     for answer in made["answers"]:
-        came = f"{SYMBOLS[answer['verdict']]} {answer['verdict']}" + (f": {answer['why']}" if answer["why"] else "")
+        came = f"{SYMBOLS[answer['verdict']]} {with_reason(answer['verdict'], answer['why'])}"
         rows.append(f"| {' | '.join(map(cell, (versus(answer), answer['asked'], answer['effect'], came)))} |")
     parts += ["\n".join(rows)] if made["answers"] else []
     return [*parts, command(name, made)]

@@ -149,6 +149,7 @@ def test_a_target_that_cannot_be_told_says_nothing_beside_one_that_can(tmp_path)
     assert (found[1].verdict, found[1].why) == (
         "supported", "though evaluations are more than 10% of the time to target apart"
     )  # fmt: skip
+    assert answers.with_reason(found[1].verdict, found[1].why).startswith("supported, though evaluations")
     (turned,) = of_targets(tmp_path, Question("step", "norm=none", "norm=bn", "lower"), 0.85)
     assert (turned.verdict, turned.why) == (
         "contradicted", "it is the other way, though evaluations are more than 10% of the time to target apart"

@@ -68,6 +68,11 @@ class _Side:
         return self.arms[0]
 
 
+def with_reason(verdict: str, why: str) -> str:
+    """As in `undecided: 6 seeds cannot tell` and `supported, though a chosen setting lies at an end ...`."""
+    return f"{verdict}{', ' if why.startswith('though') else ': ' if why else ''}{why}"
+
+
 def overall(answers: Sequence[Answer]) -> str:
     """Supported only if every answer is; contradicted if one of them is, or in part if another is supported."""
     asked: dict[tuple[Question, str], list[Answer]] = {}

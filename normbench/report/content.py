@@ -9,7 +9,7 @@ import pandas as pd
 
 from normbench.claim import TIMES, Claim
 from normbench.report import exports, main_table, methods, notes, paper, published, side_tables
-from normbench.report.answers import TESTED, Answer, answers, overall
+from normbench.report.answers import TESTED, Answer, answers, overall, with_reason
 from normbench.report.figures import Drawn
 from normbench.report.measures import WORDS
 from normbench.report.paper import Cell, Table
@@ -180,7 +180,7 @@ def _tested(study: Study) -> Tested | None:
     found = tuple(answers(study, claim))
     rows = [
         (f"{a.row.variant} against {a.row.baseline}" + (f", {a.where}" if a.where else ""), asked(a),
-         a.effect, f"{SYMBOLS[a.row.state]} {a.row.state}", f"{a.verdict}: {a.why}" if a.why else a.verdict)
+         a.effect, f"{SYMBOLS[a.row.state]} {a.row.state}", with_reason(a.verdict, a.why))
         for a in found
     ]  # fmt: skip
     caption = (
