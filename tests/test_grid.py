@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from normbench.config import ConfigError
-from normbench.run import Outcome
+from normbench.outcome import Outcome
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 FINITE = {"state": "complete", "reason": None, "val_acc": 0.5, "statistics": {"ema": {"val_loss": 1.0, "val_acc": 0.5}}}

@@ -1,4 +1,4 @@
-"""Runs in and out of a stack: what a replica reads and writes is what any run does (normbench/run.py)."""
+"""Runs in and out of a stack: what a replica reads and writes is what any run does (normbench/attempt.py)."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from normbench import evaluate, graph, manifest, run, streams
+from normbench import attempt, evaluate, graph, manifest, run, streams
 from normbench.config import RunConfig
 from normbench.stack import layers, loop, support
 from normbench.stack.clips import Clips
@@ -75,7 +75,7 @@ def _signals(replicas: "Sequence[Replica]") -> Iterator[None]:
         for replica in replicas:
             replica.signum = signum
 
-    with run.handled(stop):
+    with attempt.handled(stop):
         yield
 
 

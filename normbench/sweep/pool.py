@@ -18,7 +18,7 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from normbench import run, streams
+from normbench import attempt, run, streams
 from normbench.config import RunConfig, from_dict
 from normbench.sweep import devices, stacks
 from normbench.sweep.estimate import kind
@@ -129,7 +129,7 @@ def is_full(result: Result) -> bool:
 def _signals() -> Iterator[list[int]]:
     """The signals that came; here they only leave a note, the loop looks at it."""
     came: list[int] = []
-    with run.handled(lambda number, _frame: came.append(number)):
+    with attempt.handled(lambda number, _frame: came.append(number)):
         yield came
 
 
