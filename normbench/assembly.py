@@ -66,7 +66,6 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
         normbench.norm.Impossible: the norm can't be trained on the activations that it would see.
     """
     import torch
-    from torch.nn.parameter import is_lazy
 
     from normbench.model import Model, head_of, sizes_of_outputs, swap_batch_norm
     from normbench.norm import Impossible, Norm
@@ -80,9 +79,9 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.derive(config.seed, "weights"))
         model = part("model", config.model, **runtime)
-        if isinstance(model, torch.nn.Module) and any(map(is_lazy, model.parameters())):
+        if isinstance(model, torch.nn.Module) and not isinstance(model, Model):
             with told(words, x), torch.no_grad():
-                model.eval()(x)  # lazy layers draw their weights now, under this seed
+                model.eval()(x)  # what is made in the first call, as lazy layers are, draws its weights under this seed
         if isinstance(model, Model):
             for path, layer in model.named_modules():
                 torch.default_generator.manual_seed(streams.derive(config.seed, "weights", path))  # of the CPU alone
@@ -118,7 +117,8 @@ def assemble(config: RunConfig, norm: "Norm", preprocess: "nn.Module", images: "
             f"model={config.model['name']} can't take images whose rows end early, as those of "
             f"dataset={config.dataset['name']}; try model=rnn"
         )
-    return Assembled(model, head_of(model, x), recorder.layers, swapped, max(sizes) // len(x))
+    widest = max([logits.numel(), *sizes]) // len(x)
+    return Assembled(model, head_of(model, x), recorder.layers, swapped, widest)
 
 
 def assemble_or_say_why(

@@ -426,6 +426,47 @@ class Net(nn.Sequential):
     assert not torch.equal(plain[0].weight, seeded[0].weight)
 
 
+def test_a_layer_that_is_made_in_the_first_call_draws_under_the_seed(assemble, own):
+    source = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classes, self.head = num_classes, None
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.head is None:
+            self.head = nn.Linear(x.shape[1], self.classes)
+        return self.head(x)
+"""
+    target = own(source)
+    first = assemble(*target, "norm=none").model.head.weight
+    torch.rand(7)
+    assert torch.equal(first, assemble(*target, "norm=none").model.head.weight)
+    assert not torch.equal(first, assemble(*target, "norm=none", "seed=1").model.head.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("whole", [True, False])
+def test_scripted_layers_are_taken(assemble, own, whole):
+    source = """
+import torch
+from torch import nn
+
+def Net(num_classes, input_shape):
+    size = input_shape[1] * input_shape[2]
+    layers = [nn.Flatten(), nn.Linear(size, 20), nn.ReLU(), nn.Linear(20, num_classes)]
+    WHOLE
+"""
+    made = "return torch.jit.script(nn.Sequential(*layers))"
+    if not whole:
+        made = "return nn.Sequential(layers[0], torch.jit.script(nn.Sequential(*layers[1:])))"
+    found = assemble(*own(source.replace("WHOLE", made)), "norm=none")
+    assert found.widest == (10 if whole else SHAPE[1] * SHAPE[2])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -154,14 +154,18 @@ def head_of(model: nn.Module, x: Tensor) -> nn.Module | None:
 
 @contextmanager
 def sizes_of_outputs(model: nn.Module) -> Iterator[list[int]]:
-    """Collects how many numbers each layer gives, and the model itself, while it is called in here."""
+    """Collects how many numbers each layer gives while the model is called in here.
+
+    Scripted layers, which take no hooks, are left out.
+    """
     sizes: list[int] = []
 
     def note(_layer: nn.Module, _inputs: object, output: object) -> None:
         several = output if isinstance(output, (tuple, list)) else [output]
         sizes.extend(its.numel() for its in several if isinstance(its, Tensor))
 
-    hooks = [layer.register_forward_hook(note) for layer in model.modules()]
+    layers = [layer for layer in model.modules() if not isinstance(layer, torch.jit.ScriptModule)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         yield sizes
     finally:
