@@ -179,14 +179,12 @@ def check_norm(norm: "Norm", layers: list, model: "nn.Module", x: "Tensor", batc
     """Ask the norm about every activation that one of its layers sees; the model's logits for x."""
     import torch
 
+    from normbench.model import hooked
+
     def ask(layer, inputs):
         rows = len(inputs[0]) // len(x)  # of each image: a transformer normalizes every patch
         norm.check(tuple(inputs[0].shape[1:]), batch_size * max(1, rows))
 
     hooks = [layer.register_forward_pre_hook(ask) for layer in layers]
-    try:
-        with torch.no_grad():
-            return model.eval()(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        return model.eval()(x)

@@ -46,7 +46,7 @@ Numbers = dict[str, float | None]
 
 
 def images_at_once(built: Built, width: int = 1) -> int:
-    """How many images an evaluation takes at once, those of all `width` networks together.
+    """How many images an evaluation takes at once, of all `width` networks together: eval.batch_size, if it is set.
 
     On a CPU a network with large convolutions is evaluated twice as fast in small batches: beyond the caches, and
     beyond 32 MB the C library gives memory back after every layer and gets it anew, page by page. On a GPU the fewer

@@ -86,11 +86,10 @@ def sweeps(axes: Any, lines: Sequence[Line], model: str) -> None:
         means = {runs: median(wall for r, wall in points if r == runs) for runs, _ in points}
         line = fit(means)
         if line:
-            for place, (start, stop, width) in enumerate(((min(means), max(means), 1.2), (max(means), end, 0.5))):
+            measured = max(means)
+            for start, stop, width, word in ((min(means), measured, 1.2, label(name)), (measured, end, 0.5, None)):
                 runs = np.geomspace(start, stop, 50)
-                axes.plot(
-                    runs, line.a + line.b * runs, label=label(name) if not place else None, linewidth=width, **look
-                )
+                axes.plot(runs, line.a + line.b * runs, label=word, linewidth=width, **look)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

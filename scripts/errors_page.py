@@ -1,16 +1,14 @@
 """Write docs/errors.md: what normbench answers to what can't be, each answer by really running the command.
 
     python scripts/errors_page.py            after a change of a message (about a minute)
-    python scripts/errors_page.py --check    write nothing; exit code 1 if the page is not what this would write
 
-Every row is run in a folder of its own that is thrown away; tests/test_errors.py runs the same rows, and says for each
-what its answer must hold. A row of the environment runs in a shell, every other one inside this process.
+Every row is run in a folder of its own that is thrown away; tests/test_errors.py runs the same rows, compares them with
+the page, and says for each what its answer must hold. A row of the environment runs in a shell, every other one inside
+this process.
 """
 
-import argparse
 import atexit
 import contextlib
-import difflib
 import io
 import os
 import re
@@ -19,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -412,26 +410,10 @@ def _code(text: str) -> str:
     return f"`{text.replace('|', chr(92) + '|').strip()}`"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args(argv)
-    text = page()
-    if args.check:
-        before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-        changes = difflib.unified_diff(
-            before.splitlines(), text.splitlines(), PAGE.name, "as it should be", lineterm=""
-        )
-        shown = list(changes)[:30]
-        if shown:
-            print("\n".join([*shown, "errors_page: run python scripts/errors_page.py"]), file=sys.stderr)
-        return int(bool(shown))
-    PAGE.write_text(text, encoding="utf-8")
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
     print(f"{PAGE.name}: {sum(map(len, ROWS.values()))} rows")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,12 +7,13 @@ A model is an `nn.Module` class (or a function that makes one) that takes `norm`
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from normbench.norm import Impossible
 
@@ -153,6 +154,16 @@ def head_of(model: nn.Module, x: Tensor) -> nn.Module | None:
 
 
 @contextmanager
+def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """With these hooks, which are removed afterwards."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def sizes_of_outputs(model: nn.Module) -> Iterator[list[int]]:
     """Collects how many numbers each layer gives while the model is called in here.
 
@@ -165,12 +176,8 @@ def sizes_of_outputs(model: nn.Module) -> Iterator[list[int]]:
         sizes.extend(its.numel() for its in several if isinstance(its, Tensor))
 
     layers = [layer for layer in model.modules() if not isinstance(layer, torch.jit.ScriptModule)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
+    with hooked([layer.register_forward_hook(note) for layer in layers]):
         yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _called(model: nn.Module, x: Tensor) -> list[nn.Module]:
@@ -178,12 +185,8 @@ def _called(model: nn.Module, x: Tensor) -> list[nn.Module]:
     order: list[nn.Module] = []
     layers = [layer for layer in model.modules() if isinstance(layer, (*WEIGHTED, _BatchNorm))]
     hooks = [layer.register_forward_pre_hook(lambda layer, _: order.append(layer)) for layer in layers]
-    try:
-        with torch.no_grad():
-            model.eval()(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        model.eval()(x)
     return order
 
 
