@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone (normbench ... | head): say no more
         _discard_output()
         return 141
+    except KeyboardInterrupt:  # while a command imports what it needs, or does nothing that it would have to save
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise  # a bug: of a file the commands say themselves what is wrong

@@ -1,5 +1,6 @@
 """The command line as a user meets it, in processes of its own."""
 
+import builtins
 import os
 import re
 import signal
@@ -223,3 +224,17 @@ def test_a_ctrl_c_that_a_library_turns_into_another_error_is_an_interrupt(monkey
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "\ninterrupted before a run began\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_ctrl_c_while_a_command_is_imported_is_told_in_a_line(monkeypatch, capsys, command):
+    def interrupted(name, *_):
+        if name in ("normbench", "normbench.app"):
+            raise KeyboardInterrupt
+        return real(name, *_)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    code = cli.main([command])
+    monkeypatch.undo()
+    assert (code, capsys.readouterr().err) == (130, "\ninterrupted\n")

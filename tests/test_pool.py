@@ -393,3 +393,19 @@ def test_a_ctrl_c_while_processes_start_is_no_traceback(tmp_path, delay_s):
         said += process.stdout.read()
     assert process.returncode in (130, 0), said  # 0: it was done before
     assert "Traceback" not in said
+
+
+def test_the_first_process_too_is_started_deaf_to_a_ctrl_c():
+    """It is the first that makes loky start Python's resource tracker, which leaves the signal unblocked."""
+    script = """
+import signal
+from joblib.externals.loky import ProcessPoolExecutor
+from normbench.sweep import pool
+
+processes = ProcessPoolExecutor(1)
+with pool._deaf_to_interrupts():
+    blocked = processes.submit(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+print(signal.SIGINT in blocked.result(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "True False\n"

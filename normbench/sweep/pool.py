@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
@@ -303,6 +304,7 @@ class _Worker:
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """So is a process that is started within, until its `_prepare`: a Ctrl-C would meet it while it imports."""
+    ensure_running()  # loky does so with its first process, and it ends with this signal unblocked (Python < 3.14)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
