@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -164,19 +165,21 @@ def _for_this_call(argv: list[str]) -> Iterator[None]:
 def _interrupts() -> Iterator[list[int]]:
     """A Ctrl-C ends what is going on, as ever, and leaves a note: OmegaConf, interrupted, may raise another error."""
     came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        signal.default_int_handler(number, frame)
+        if callable(before):
+            before(number, frame)
 
-    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    own = callable(before) and threading.current_thread() is threading.main_thread()
     if own:
         signal.signal(signal.SIGINT, interrupted)
     try:
         yield came
     finally:
         if own:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before)
 
 
 def _call_hydra(full_error: bool) -> int:

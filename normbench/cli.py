@@ -1,9 +1,13 @@
 """The first word of the command line. Imports only the standard library: `normbench --help` is instant."""
 
+import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 COMMANDS = {
     "train": "train one network, or a sweep with -m",
@@ -37,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _open_closed_streams()
     try:
-        code = _dispatch(args)
-        sys.stdout.flush()
-        return code
+        with _interrupts():
+            code = _dispatch(args)
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # the reader has gone (normbench ... | head): say no more
         _discard_output()
         return 141
@@ -52,6 +57,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         print(f"normbench: what is printed cannot be written: {error.strerror}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """With Ctrl-C handled by `_interrupted`, where Python handles it."""
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if own and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    else:
+        yield
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """As Python has it, but while torch is imported a moment later: amid that an exception can abort the process."""
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        signal.default_int_handler(number, frame)
 
 
 def _open_closed_streams() -> None:

@@ -238,3 +238,24 @@ def test_a_ctrl_c_while_a_command_is_imported_is_told_in_a_line(monkeypatch, cap
     code = cli.main([command])
     monkeypatch.undo()
     assert (code, capsys.readouterr().err) == (130, "\ninterrupted\n")
+
+
+def test_a_ctrl_c_waits_until_torch_is_imported(tmp_path):
+    """torch's start aborts the process (a C++ exception), or swallows it, when it is interrupted."""
+    (tmp_path / "torch.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.3)\nprint('whole', flush=True)\n"
+    )
+    script = """
+import signal, time
+from normbench import cli
+
+def slow(args):
+    import torch
+    time.sleep(5)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
+cli._dispatch = slow
+raise SystemExit(cli.main([]))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "whole\n", "\ninterrupted\n")
