@@ -209,14 +209,12 @@ class Built:
             if epoch != drawn_for:
                 order = streams.order(seed, epoch, len(labels)).to(self.device)
                 draws = self.augment.draw(streams.generator(seed, "augment", epoch), len(labels))
-                draws = None if draws is None else draws.to(self.device)
-                drawn_for = epoch
-            now = slice(position * size, (position + 1) * size)
-            index = order[now]
-            x = images.index_select(0, index)
+                draws = None if draws is None else draws.to(self.device).split(size)
+                indices, targets, drawn_for = order.split(size), labels.index_select(0, order).split(size), epoch
+            x = images.index_select(0, indices[position])
             if draws is not None:
-                x = self.augment(x, draws[now])
-            yield self.inputs.transform(x), labels.index_select(0, index)
+                x = self.augment(x, draws[position])
+            yield self.inputs.transform(x), targets[position]
 
 
 def build(config: RunConfig) -> Built:
